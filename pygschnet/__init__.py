@@ -1,0 +1,26 @@
+"""SchNet for PyTorch Geometric and Lightning."""
+
+from importlib.metadata import version
+
+from pygschnet.errors import InputError
+from pygschnet.export import load, preset, save
+from pygschnet.graph import RadiusGraph, from_atoms
+from pygschnet.heads import Atomwise
+from pygschnet.model import AtomisticModel, Prediction
+from pygschnet.representations import Representation, SchNet
+
+__version__ = version("pygschnet")
+
+__all__ = [
+    "AtomisticModel",
+    "Atomwise",
+    "InputError",
+    "Prediction",
+    "RadiusGraph",
+    "Representation",
+    "SchNet",
+    "from_atoms",
+    "load",
+    "preset",
+    "save",
+]

@@ -1,0 +1,172 @@
+"""The command line: Lightning's, with presets, one cutoff, and a run folder."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
+from pygschnet.errors import InputError
+from pygschnet.export import PRESETS, preset_file, save
+from pygschnet.training import AtomisticModule, RunReport
+from pygschnet.training.report import device_name
+
+DESCRIPTION = f"""\
+Train, test and use SchNet models of molecules.
+
+A run is described by YAML files and flags; later ones override earlier ones, and --print_config shows the result.
+The configurations {", ".join(f"preset:{name}" for name in PRESETS)} hold the published variants of SchNet.
+Everything a run produces stands in its folder, --run_dir; fit ends with the errors on the test data.
+
+  pygschnet fit -c preset:paper --data MD17 --data.path data/ethanol.npz --data.train 1000 --data.val 200
+  pygschnet fit -c runs/ethanol/config.yaml --ckpt_path last      resume
+  pygschnet test -c runs/ethanol/config.yaml                      test the best checkpoint again
+  pygschnet predict -c runs/ethanol/config.yaml --data.path other.npz
+"""
+
+
+class CLI(LightningCLI):
+    """`LightningCLI` with presets, a run folder, default callbacks, and the cutoff taken from the model."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run_dir", type=str, default=f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}", help="Folder of the run."
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults({"early_stopping.monitor": "val/loss", "early_stopping.patience": 1000})
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("run_dir", "checkpoint.dirpath", lambda run_dir: str(Path(run_dir) / "checkpoints"))
+        parser.link_arguments(
+            "model", "data.init_args.cutoff", lambda module: module.model.cutoff, apply_on="instantiate"
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.report = RunReport(self._get(self.config, "run_dir"))
+        settings = self._get(self.config_init, "trainer")
+        kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, TQDMProgressBar(refresh_rate=20)]
+        if settings["logger"] is None and self.subcommand == "fit":
+            logs = CSVLogger(self.report.run_dir, "logs")  # a new version for every resumed part
+            kwargs["logger"] = [logs, TensorBoardLogger(self.report.run_dir, "logs", logs.version)]
+        elif settings["logger"] is None:
+            kwargs["logger"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        run_dir, resume = self.report.run_dir, self.config_init["fit"]["ckpt_path"]
+        if (run_dir / "config.yaml").exists() and not resume:
+            state = "a finished" if (run_dir / "metrics.json").exists() else "an interrupted"
+            raise InputError(
+                f"{run_dir} holds {state} run: choose another --run_dir, or go on training with --ckpt_path last"
+            )
+        if resume == "last" and not (run_dir / "checkpoints" / "last.ckpt").exists():
+            raise InputError(f"{run_dir} holds no checkpoint to resume from")
+        print(f"training on {device_name(self.trainer.strategy.root_device)}; the run folder is {run_dir}")
+
+    def after_fit(self) -> None:
+        best = self.trainer.checkpoint_callback.best_model_path
+        if not best:
+            return  # interrupted before the first validation
+        self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+        self.trainer.validate(self.model, self.datamodule, verbose=False)
+        self.trainer.test(self.model, self.datamodule, verbose=False)
+        save(self.model.averaged, self.report.run_dir / "model.safetensors", self.report.record)
+        print(f"model, metrics and plots are in {self.report.run_dir}")
+
+    def before_validate(self) -> None:
+        self._choose_checkpoint()
+
+    def before_test(self) -> None:
+        self._choose_checkpoint()
+
+    def before_predict(self) -> None:
+        self._choose_checkpoint()
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict, and write the predictions of all molecules to predictions.npz in the run folder."""
+        predictions = self.trainer.predict(**kwargs)
+        atoms = torch.cat([batch.ptr.diff() for batch in self.datamodule.predict_dataloader()])
+        path = self.report.run_dir / "predictions.npz"
+        energy, forces, _, atomic_energies = (
+            None if parts[0] is None else torch.cat(parts).cpu().numpy() for parts in zip(*predictions, strict=True)
+        )
+        write_npz(path, atoms=atoms.numpy(), energy=energy, forces=forces, atomic_energies=atomic_energies)
+        print(f"energies (eV), forces (eV/Å) and atomic energies (eV) of {len(energy)} molecules are in {path}")
+
+    def _choose_checkpoint(self) -> None:
+        options = self.config_init[self.subcommand]
+        best = self.report.run_dir / "checkpoints" / "best.ckpt"
+        if options["ckpt_path"] is None:
+            if not best.exists():
+                raise InputError(f"there is no trained model {best}: give its run's config.yaml, or --ckpt_path FILE")
+            options["ckpt_path"] = str(best)
+        if not Path(options["ckpt_path"]).exists():
+            raise InputError(f"there is no checkpoint {options['ckpt_path']}")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the resolved configuration once training starts: what fails before leaves nothing behind."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, path, skip_none=False, overwrite=True)
+
+
+def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
+    """Write those arrays that there are, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Entry point of the command `pygschnet`."""
+    try:
+        sys.argv[1:] = [_expand_preset(argument) for argument in sys.argv[1:]]
+        CLI(
+            AtomisticModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            # float64 sums need CUDA or a CPU, so not whatever accelerator there is
+            trainer_defaults={
+                "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
+                "devices": 1,
+                "inference_mode": False,
+                "log_every_n_steps": 50,
+            },
+            parser_kwargs={"description": DESCRIPTION},
+        )
+    except (InputError, OSError) as error:
+        print(f"pygschnet: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _expand_preset(argument: str) -> str:
+    head, marker, name = argument.partition("preset:")
+    return head + str(preset_file(name)) if marker and head in ("", "-c", "-c=", "--config=") else argument

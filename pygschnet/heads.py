@@ -1,0 +1,128 @@
+"""Heads: from features per atom to properties."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from ase.data import atomic_numbers, chemical_symbols
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pygschnet.errors import InputError
+from pygschnet.graph import MAX_Z
+from pygschnet.nn import dense, shifted_softplus
+
+ACTIVATIONS = {"ssp": shifted_softplus, "silu": F.silu}
+
+
+class Atomwise(nn.Module):
+    """Energy as a sum over atoms: E = Σ_i σ·net(x_i) + μ + e0(Z_i).
+
+    The network runs in float32; σ, μ and e0 are applied, and the sum taken, in float64, because total energies
+    near 10⁵ kcal/mol do not survive float32. Scale, shift and references are buffers: they travel with the model.
+
+    Args:
+        features: length of the feature vectors.
+        hidden: width of the hidden layer; half the features if null.
+        activation: of the hidden layer, "ssp" or "silu".
+        aggregation: "sum", or "mean" for a property that does not grow with the molecule.
+        zero_last_layer: start from the energy of the mean, as the released code of 2017 does.
+        references: energies of the isolated atoms in eV by element, such as {"H": -13.6}; zero where not given.
+
+    Source: arXiv:1706.08566, section 4; released code for scale and shift.
+    """
+
+    scale: Float[Tensor, ""]
+    shift: Float[Tensor, ""]
+    reference_energies: Float[Tensor, "elements"]
+    elements: Bool[Tensor, "elements"]
+
+    def __init__(
+        self,
+        features: int = 64,
+        hidden: int | None = None,
+        activation: Literal["ssp", "silu"] = "ssp",
+        aggregation: Literal["sum", "mean"] = "sum",
+        zero_last_layer: bool = False,
+        references: Mapping[str, float] | None = None,
+    ):
+        super().__init__()
+        self.features, self.hidden = features, features // 2 if hidden is None else hidden
+        self.activation, self.aggregation, self.zero_last_layer = activation, aggregation, zero_last_layer
+        self.references = references
+        self.layers = nn.ModuleList([dense(features, self.hidden), dense(self.hidden, 1)])
+        if zero_last_layer:
+            nn.init.zeros_(self.layers[1].weight)
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("reference_energies", _table(references or {}))
+        self.register_buffer("elements", torch.zeros(MAX_Z + 1, dtype=torch.bool))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` has seen training data."""
+        return bool(self.elements.any())
+
+    def fit(self, z: Int[Tensor, "atoms"], batch: Int[Tensor, "atoms"], energy: Float[Tensor, "molecules"]) -> None:
+        """Set shift and scale to mean and standard deviation of the training energies, per atom for a sum.
+
+        Args:
+            z: atomic numbers of all training molecules.
+            batch: the molecule of each atom.
+            energy: energies of the molecules, in eV.
+
+        Source: the released code of 2017: mean and population standard deviation of (E − Σ e0) / n.
+        """
+        energy = energy.double()
+        residual = energy - _per_molecule(self.reference_energies[z], batch, len(energy))
+        if self.aggregation == "sum":
+            residual = residual / torch.bincount(batch, minlength=len(energy))
+        deviation = residual.std(correction=0)
+        self.shift.copy_(residual.mean())
+        # equal energies, such as those of one molecule, leave the scale at 1 eV
+        self.scale.copy_(deviation if deviation > 1e-9 * residual.abs().max() else torch.ones(()))
+        self.elements[:] = False
+        self.elements[z.unique()] = True
+
+    def check_elements(self, z: Int[Tensor, "atoms"]) -> None:
+        """Refuse elements that the training data did not hold, if any was seen.
+
+        Raises:
+            InputError: naming the element and those known.
+        """
+        unknown = z[~self.elements[z]]
+        if self.fitted and len(unknown):
+            known = ", ".join(chemical_symbols[number] for number in self.elements.nonzero().flatten().tolist())
+            raise InputError(f"this model has not been trained on {chemical_symbols[unknown[0]]}, only on {known}")
+
+    def forward(
+        self,
+        x: Float[Tensor, "atoms features"],
+        z: Int[Tensor, "atoms"],
+        batch: Int[Tensor, "atoms"],
+        molecules: int,
+    ) -> tuple[Float[Tensor, "molecules"], Float[Tensor, "atoms"]]:
+        """Energies of the molecules and of their atoms, in eV, float64; the second add up to the first.
+
+        With mean aggregation the energy is the mean over the atoms, and each atom carries its share of it.
+        """
+        hidden = ACTIVATIONS[self.activation](self.layers[0](x))
+        output = self.layers[1](hidden).squeeze(-1).double()
+        atomic = self.scale * output + self.shift + self.reference_energies[z]
+        if self.aggregation == "mean":
+            atomic = atomic / torch.bincount(batch, minlength=molecules)[batch]
+        return _per_molecule(atomic, batch, molecules), atomic
+
+
+def _per_molecule(atomic: Tensor, batch: Tensor, molecules: int) -> Tensor:
+    return atomic.new_zeros(molecules).index_add(0, batch, atomic)
+
+
+def _table(references: Mapping[str, float]) -> Tensor:
+    table = torch.zeros(MAX_Z + 1, dtype=torch.float64)
+    for symbol, energy in references.items():
+        if symbol not in atomic_numbers:
+            raise InputError(f"unknown element {symbol!r} among the reference energies")
+        table[atomic_numbers[symbol]] = energy
+    return table

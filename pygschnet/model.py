@@ -1,0 +1,118 @@
+"""The model: a representation, a head, and forces and stress by differentiation."""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from pygschnet.errors import InputError
+from pygschnet.graph import molecule_index
+from pygschnet.heads import Atomwise
+from pygschnet.representations import Representation
+
+
+class Prediction(NamedTuple):
+    """What a model returns.
+
+    Attributes:
+        energy: [molecules], eV, float64.
+        forces: −∂E/∂r, [atoms, 3], eV/Å; None if not asked for.
+        stress: (∂E/∂ε)/V, [molecules, 3, 3], eV/Å³; None if not asked for.
+        atomic_energies: [atoms], eV, float64; their sum over a molecule is its energy.
+    """
+
+    energy: Float[Tensor, "molecules"]
+    forces: Float[Tensor, "atoms 3"] | None
+    stress: Float[Tensor, "molecules 3 3"] | None
+    atomic_energies: Float[Tensor, "atoms"]
+
+
+class AtomisticModel(nn.Module):
+    """Energies, forces and stress of molecules.
+
+    Args:
+        representation: graph → features per atom.
+        head: features → energies.
+
+    Raises:
+        InputError: if the head does not fit the representation.
+    """
+
+    def __init__(self, representation: Representation, head: Atomwise):
+        super().__init__()
+        if representation.features != head.features:
+            raise InputError(
+                f"the representation gives {representation.features} features, the head takes {head.features}"
+            )
+        self.representation = representation
+        self.head = head
+
+    @property
+    def cutoff(self) -> float | None:
+        """Radius in Å within which the edges must be complete; None means all pairs."""
+        return self.representation.cutoff
+
+    def forward(self, data: Data, forces: bool = True, stress: bool = False) -> Prediction:
+        """Predict, without changing `data`.
+
+        Works under `torch.no_grad` and `torch.inference_mode`. Where gradients are enabled the results can be
+        differentiated again, as training on forces does.
+
+        Args:
+            data: one molecule or a PyG batch, with edges from `RadiusGraph`.
+            forces: whether to compute forces.
+            stress: whether to compute the stress, for periodic systems.
+
+        Raises:
+            InputError: for missing or too short edges, and elements unknown to the model.
+        """
+        differentiable = torch.is_grad_enabled()
+        self.check(data)
+        if not (forces or stress):
+            energy, atomic_energies = self._energies(data)
+            return Prediction(energy, None, None, atomic_energies)
+        with torch.inference_mode(False), torch.enable_grad():
+            prediction = self._derivatives(data, forces, stress, differentiable)
+        if differentiable:
+            return prediction
+        return Prediction(*(None if tensor is None else tensor.detach() for tensor in prediction))
+
+    def _energies(self, data: Data) -> tuple[Tensor, Tensor]:
+        return self.head(self.representation(data), data.z, *molecule_index(data))
+
+    def _derivatives(self, data: Data, forces: bool, stress: bool, differentiable: bool) -> Prediction:
+        data = data.clone() if data.pos.is_inference() else copy.copy(data)
+        pos = data.pos if data.pos.requires_grad else data.pos.detach().requires_grad_()
+        data.pos, inputs = pos, [pos]
+        if stress:
+            batch, molecules = molecule_index(data)
+            inputs.append(pos.new_zeros(molecules, 3, 3).requires_grad_())
+            strain = (inputs[1] + inputs[1].mT) / 2
+            data.pos = pos + (pos.unsqueeze(1) @ strain[batch]).squeeze(1)
+            data.cell = data.cell + data.cell @ strain
+        energy, atomic_energies = self._energies(data)
+        gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable, materialize_grads=True)
+        return Prediction(
+            energy,
+            -gradients[0] if forces else None,
+            gradients[1] / torch.linalg.det(data.cell).abs().view(-1, 1, 1) if stress else None,
+            atomic_energies,
+        )
+
+    def check(self, data: Data) -> None:
+        """Refuse graphs that this model cannot use: no edges, edges too short, unknown elements."""
+        if "edge_index" not in data:
+            raise InputError(f"the graph has no edges: apply RadiusGraph(cutoff={self.cutoff}) to it first")
+        if data.pos.is_cuda:
+            return  # reading numbers would wait for the GPU at every step
+        needed = math.inf if self.cutoff is None else self.cutoff
+        if "edge_cutoff" in data and (found := data.edge_cutoff.min().item()) < needed:
+            raise InputError(
+                f"the graph holds the edges up to {found} Å, the model needs those up to {needed} Å: "
+                f"apply RadiusGraph(cutoff={self.cutoff})"
+            )
+        self.head.check_elements(data.z)

@@ -1,0 +1,6 @@
+"""Representations: a graph in, a feature vector per atom out."""
+
+from pygschnet.representations.base import Representation
+from pygschnet.representations.schnet import SchNet
+
+__all__ = ["Representation", "SchNet"]

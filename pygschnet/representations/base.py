@@ -1,0 +1,23 @@
+"""What every representation offers."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+
+class Representation(nn.Module, ABC):
+    """Turns a graph into a feature vector for every atom.
+
+    Attributes:
+        features: length of the feature vector.
+        cutoff: radius in Å within which the edges must be complete; None means all pairs.
+    """
+
+    features: int
+    cutoff: float | None
+
+    @abstractmethod
+    def forward(self, data: Data) -> Float[Tensor, "atoms features"]:
+        """The features of every atom of `data`, which is not changed."""

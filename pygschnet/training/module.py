@@ -1,0 +1,179 @@
+"""The LightningModule: the loss of the paper, averaged weights, errors with units."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch_geometric.data import Data
+from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
+
+from pygschnet.errors import InputError
+from pygschnet.graph import molecule_index
+from pygschnet.heads import Atomwise
+from pygschnet.model import AtomisticModel, Prediction
+from pygschnet.representations import Representation
+
+
+def energy_forces_loss(prediction: Prediction, data: Data, rho: float) -> Float[Tensor, ""]:
+    """ℓ = ‖E − Ê‖² + (ρ/n) Σ_i ‖F_i − F̂_i‖², averaged over the molecules, in eV².
+
+    Args:
+        prediction: of the model.
+        data: with the labels `energy` and, for ρ > 0, `forces`.
+        rho: ρ in Å²; 0 leaves the forces out.
+
+    Source: arXiv:1706.08566, Eq. 5.
+    """
+    loss = (prediction.energy - data.energy).square()
+    if rho > 0:
+        batch, molecules = molecule_index(data)
+        squares = (prediction.forces - data.forces).square().sum(-1)
+        atoms = torch.bincount(batch, minlength=molecules)
+        loss = loss + rho * squares.new_zeros(molecules).index_add(0, batch, squares) / atoms
+    return loss.mean()
+
+
+class ContinuousDecay(LambdaLR):
+    """Learning rate lr₀ · factor^(step / steps), a little smaller at every step.
+
+    Args:
+        optimizer: whose learning rate decays.
+        factor: by which it falls in `steps` steps.
+        steps: in which it falls by `factor`.
+
+    Source: arXiv:1706.08566, section 4.2, read as the released code does: continuous, not in stairs.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, factor: float = 0.96, steps: int = 100_000):
+        super().__init__(optimizer, lambda step: factor ** (step / steps))
+
+
+class AtomisticModule(LightningModule):
+    """Trains a representation and a head on energies, or on energies and forces.
+
+    Two sets of weights are kept: those that are trained (`model`) and their exponential moving average
+    (`averaged`), which is validated, tested, used for prediction and saved. Both are in every checkpoint.
+
+    Args:
+        representation: graph to features, for instance SchNet.
+        head: features to energies, for instance Atomwise.
+        rho: weight ρ of the forces in Eq. 5 of arXiv:1706.08566, in Å²; 0 trains on energies only.
+        optimizer: by default Adam with a learning rate of 0.001.
+        scheduler: of the learning rate, by default the paper's decay; stepped after every optimiser step,
+            ReduceLROnPlateau after every validation.
+        ema_decay: of the moving average, per step; 0 takes the trained weights themselves.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        head: Atomwise,
+        rho: float = 100.0,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        scheduler: LRSchedulerCallable = ContinuousDecay,
+        ema_decay: float = 0.99,
+    ):
+        super().__init__()
+        if rho < 0:
+            raise InputError(f"rho, the weight of the forces in Å², must not be negative, got {rho}")
+        if not 0 <= ema_decay < 1:
+            raise InputError(f"ema_decay must be from 0 to below 1, got {ema_decay}")
+        self.model = AtomisticModel(representation, head)
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False)
+        self.rho, self.optimizer, self.scheduler, self.ema_decay = rho, optimizer, scheduler, ema_decay
+        self._average: Callable[..., None] = get_ema_multi_avg_fn(ema_decay)
+        self.errors = nn.ModuleDict({stage: Errors() for stage in ("val", "test", "test_without_ema")})
+
+    def on_fit_start(self) -> None:
+        """Take scale and shift from the training data, unless they are there already."""
+        self.trainer.fit_loop.setup_data()
+        training_data = self.trainer.train_dataloader.dataset
+        first = training_data[0]
+        if self.rho > 0 and "forces" not in first:
+            raise InputError(f"rho = {self.rho} Å² trains on forces, but the data have none: set rho to 0")
+        if not self.model.head.fitted:
+            self.model.head.fit(*concatenate(training_data))
+            self.averaged.load_state_dict(self.model.state_dict())
+        self.averaged.check(first.cpu())
+
+    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss = energy_forces_loss(self.model(batch, forces=self.rho > 0), batch, self.rho)
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss.detach(), batch_size=len(batch.energy), prog_bar=True)
+            self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=1)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Data, batch_idx: int) -> None:
+        """Update the averaged weights."""
+        with torch.no_grad():
+            self._average(list(self.averaged.parameters()), list(self.model.parameters()), 0)
+
+    def validation_step(self, batch: Data, batch_idx: int) -> None:
+        """Errors of the averaged weights."""
+        self._evaluate(self.averaged, batch, "val")
+
+    def test_step(self, batch: Data, batch_idx: int) -> Prediction:
+        """Errors of the averaged and of the trained weights; returns the prediction of the averaged ones."""
+        self._evaluate(self.model, batch, "test_without_ema")
+        return self._evaluate(self.averaged, batch, "test")
+
+    def predict_step(self, batch: Data, batch_idx: int) -> Prediction:
+        """The prediction of the averaged weights."""
+        return self.averaged(batch)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser and its schedule."""
+        optimizer = self.optimizer(self.model.parameters())
+        scheduler = self.scheduler(optimizer)
+        schedule: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            by_epoch = self.trainer.check_val_every_n_epoch is not None
+            schedule["monitor"] = scheduler.monitor
+            schedule["interval"] = "epoch" if by_epoch else "step"
+            schedule["frequency"] = self.trainer.check_val_every_n_epoch or self.trainer.val_check_interval
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _evaluate(self, model: AtomisticModel, batch: Data, stage: str) -> Prediction:
+        prediction = model(batch, forces="forces" in batch)
+        errors = self.errors[stage]
+        errors.add(prediction, batch, energy_forces_loss(prediction, batch, self.rho))
+        for name, metric in errors.items():
+            if metric.update_called:
+                self.log(f"{stage}/{name}", metric, batch_size=len(batch.energy), prog_bar=name == "forces_mae")
+        return prediction
+
+
+class Errors(nn.ModuleDict):
+    """MAE and RMSE of energies (eV, per molecule) and forces (eV/Å, per component), and the loss."""
+
+    def __init__(self) -> None:
+        super().__init__({"loss": MeanMetric()})
+        for quantity in ("energy", "forces"):
+            self[f"{quantity}_mae"] = MeanAbsoluteError()
+            self[f"{quantity}_rmse"] = MeanSquaredError(squared=False)
+        for metric in self.values():
+            metric.set_dtype(torch.float64)
+
+    def add(self, prediction: Prediction, data: Data, loss: Tensor) -> None:
+        """Add a batch."""
+        self["loss"].update(loss, weight=len(data.energy))
+        for quantity in ("energy", "forces"):
+            if quantity in data:
+                for measure in ("mae", "rmse"):
+                    label = data[quantity].flatten()
+                    self[f"{quantity}_{measure}"].update(getattr(prediction, quantity).flatten(), label)
+
+
+def concatenate(data: Iterable[Data]) -> tuple[Tensor, Tensor, Tensor]:
+    """Atomic numbers, molecule of each atom, and energies of many molecules."""
+    z, energy = zip(*((item.z.cpu(), item.energy.cpu()) for item in data), strict=True)
+    atoms = torch.tensor([len(numbers) for numbers in z])
+    return torch.cat(z), torch.arange(len(z)).repeat_interleave(atoms), torch.cat(energy)

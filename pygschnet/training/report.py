@@ -1,0 +1,178 @@
+"""The record of a run: metrics.json, learning curves, predicted against reference values, and a table."""
+
+import csv
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from pygschnet.model import Prediction
+from pygschnet.training.plots import plot_learning_curves, plot_parity
+from pygschnet.units import UNITS, energy_factor
+
+STAGES = {"val": "validation", "test": "test", "test_without_ema": "test_without_ema"}
+"""Lightning's names of the stages and ours in metrics.json."""
+
+CURVES = {
+    "train/loss": ("training loss", "eV²"),
+    "val/energy_mae": ("validation energy MAE", "eV"),
+    "val/forces_mae": ("validation forces MAE", "eV/Å"),
+    "train/learning_rate": ("learning rate", ""),
+}
+"""Columns of metrics.csv that are drawn, their titles and units."""
+
+PACKAGES = ("pygschnet", "torch", "torch-geometric", "pytorch-lightning")
+
+
+class RunReport(pl.Callback):
+    """Writes metrics.json and the plots of a run and prints a table of its errors.
+
+    Args:
+        run_dir: folder of the run; learning curves are drawn from what Lightning's CSV logger writes to its `logs`.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        self.run_dir = Path(run_dir)
+        self.seconds = 0.0  # of training, over all resumed parts
+        self.record: dict[str, Any] = {}  # what metrics.json holds
+        self._started = 0.0
+        self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        running = time.monotonic() - self._started if self._started else 0.0
+        return {"seconds": self.seconds + running}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds += time.monotonic() - self._started
+        self._started = 0.0
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.draw_learning_curves()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and not trainer.state.fn == "fit":
+            self._finish(trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._pairs = {"energy": [], "forces": []}
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Prediction,
+        batch: Data,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._pairs["energy"].append((batch.energy.cpu(), outputs.energy.cpu()))
+        if "forces" in batch:
+            self._pairs["forces"].append((batch.forces.flatten().cpu(), outputs.forces.flatten().cpu()))
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._finish(trainer, pl_module)
+        for quantity, pairs in self._pairs.items():
+            if pairs and trainer.is_global_zero:
+                reference, predicted = (torch.cat(values).numpy() for values in zip(*pairs, strict=True))
+                plot_parity(reference, predicted, quantity, UNITS[quantity], self.run_dir / f"parity_{quantity}.png")
+        self._pairs = {}
+
+    def draw_learning_curves(self) -> None:
+        """Draw what Lightning's CSV logger has written."""
+        rows = []
+        for path in sorted(self.run_dir.glob("logs/version_*/metrics.csv"), key=os.path.getmtime):
+            with path.open() as file:
+                rows += csv.DictReader(file)
+        curves, units = {}, {}
+        for key, (name, unit) in CURVES.items():
+            points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
+            if points:
+                curves[name] = tuple(np.array(points).T)
+                units[name] = unit
+        if curves:
+            plot_learning_curves(curves, units, self.run_dir / "learning_curves.png")
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = with_units({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        path = self.run_dir / "metrics.json"
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+        self.record = earlier | metrics | self._facts(trainer, pl_module)
+        write_json(self.record, path)
+        print(table(metrics))
+
+    def _facts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        data = trainer.datamodule
+        facts = {
+            "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+            "device": device_name(pl_module.device),
+            "parameters": sum(p.numel() for p in pl_module.model.parameters()),
+            "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        }
+        if self.seconds:
+            facts |= {"steps": trainer.global_step, "wall_time_s": round(self.seconds, 1)}
+        if data is not None:
+            facts |= {"data": data.describe(), "split": data.describe_split()}
+        return facts
+
+
+def with_units(metrics: dict[str, float]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Lightning's flat metrics, such as "test/energy_mae", by stage and with their unit."""
+    nested: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, value in metrics.items():
+        stage, _, name = key.partition("/")
+        quantity, _, measure = name.rpartition("_")
+        if stage in STAGES and measure in ("mae", "rmse"):
+            nested.setdefault(STAGES[stage], {})[name] = {"value": value, "unit": UNITS[quantity]}
+    return nested
+
+
+def table(metrics: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Errors as text, in eV and in the kcal/mol of the papers."""
+    kcal = 1 / energy_factor("kcal/mol")
+    lines = []
+    for stage, errors in metrics.items():
+        for name, error in errors.items():
+            quantity, measure = name.rsplit("_", 1)
+            label = f"{stage.replace('_', ' ')}: {quantity} {measure.upper()}"
+            unit = error["unit"]
+            lines.append(
+                f"  {label:<36}{1000 * error['value']:>12.3f} m{unit:<6}"
+                f"{kcal * error['value']:>12.4f} {unit.replace('eV', 'kcal/mol')}"
+            )
+    return "\n".join(lines)
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write a JSON file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
