@@ -101,9 +101,7 @@ def load(path: str | Path) -> AtomisticModel:
         )
     model = AtomisticModel(build(description["representation"]), build(description["head"]))
     dtype = next(tensor.dtype for name, tensor in tensors.items() if name.startswith("representation"))
-    model.representation.to(dtype)
-    model.head.layers.to(dtype)
-    model.load_state_dict(tensors)
+    model.to(dtype).load_state_dict(tensors)
     return model.eval()
 
 

@@ -177,16 +177,24 @@ def check_atoms(data: Data) -> None:
         raise InputError("a molecule without atoms: leave it out")
     if data.pos.dim() != 2 or len(data.pos) != len(data.z):
         raise InputError(f"{len(data.z)} atomic numbers, but positions of shape {list(data.pos.shape)}")
-    low, high = data.z.min().item(), data.z.max().item()
-    if low < 1 or high > MAX_Z:
-        wrong = low if low < 1 else high
-        raise InputError(f"atomic number {wrong} is out of range: 1 (H) to {MAX_Z} ({chemical_symbols[MAX_Z]})")
+    check_atomic_numbers(data.z)
     for field, unit in (("pos", "Å"), ("cell", "Å"), ("energy", "eV"), ("forces", "eV/Å")):
         if field in data and not torch.isfinite(data[field]).all():
             bad = data[field][~torch.isfinite(data[field])]
             raise InputError(f"{field} (in {unit}) holds {len(bad)} values that are not finite, the first {bad[0]}")
     if "forces" in data and data.forces.shape != data.pos.shape:
         raise InputError(f"forces of shape {list(data.forces.shape)} for positions of shape {list(data.pos.shape)}")
+
+
+def check_atomic_numbers(z: Int[Tensor, "atoms"]) -> None:
+    """Refuse atomic numbers without an embedding.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    wrong = z[(z < 1) | (z > MAX_Z)]
+    if len(wrong):
+        raise InputError(f"atomic number {wrong[0]} is out of range: 1 (H) to {MAX_Z} ({chemical_symbols[MAX_Z]})")
 
 
 def _check_coincident(data: Data) -> None:

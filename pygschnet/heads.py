@@ -1,6 +1,6 @@
 """Heads: from features per atom to properties."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -84,6 +84,14 @@ class Atomwise(nn.Module):
         self.scale.copy_(deviation if deviation > 1e-9 * residual.abs().max() else torch.ones(()))
         self.elements[:] = False
         self.elements[z.unique()] = True
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Atomwise":
+        """Move with the module, but stay in float64 when it is cast: `model.float()` must not round energies."""
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            setattr(self, name, before.to(getattr(self, name).device))
+        return self
 
     def check_elements(self, z: Int[Tensor, "atoms"]) -> None:
         """Refuse elements that the training data did not hold, if any was seen.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
-from pygschnet.graph import molecule_index
+from pygschnet.graph import check_atomic_numbers, molecule_index
 from pygschnet.heads import Atomwise
 from pygschnet.representations import Representation
 
@@ -68,10 +68,12 @@ class AtomisticModel(nn.Module):
             stress: whether to compute the stress, for periodic systems.
 
         Raises:
-            InputError: for missing or too short edges, and elements unknown to the model.
+            InputError: for missing or too short edges, elements unknown to the model, or stress without a cell.
         """
         differentiable = torch.is_grad_enabled()
         self.check(data)
+        if stress and "cell" not in data:
+            raise InputError("stress needs a cell, and this system has none")
         if not (forces or stress):
             energy, atomic_energies = self._energies(data)
             return Prediction(energy, None, None, atomic_energies)
@@ -115,4 +117,5 @@ class AtomisticModel(nn.Module):
                 f"the graph holds the edges up to {found} Å, the model needs those up to {needed} Å: "
                 f"apply RadiusGraph(cutoff={self.cutoff})"
             )
+        check_atomic_numbers(data.z)
         self.head.check_elements(data.z)

@@ -1,0 +1,78 @@
+"""Structures and models that several tests use."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase.build import molecule
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+
+import pygschnet
+from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
+from pygschnet.export import PRESETS
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+MODELS = (*PRESETS, "short")
+"""The presets, and a small model whose cutoff is shorter than most molecules, with a smooth cutoff function."""
+
+
+def make_model(name: str) -> AtomisticModel:
+    """A model in float64 with random biases and output layer: many laws hold for fresh networks even when broken."""
+    if name == "short":
+        representation = SchNet(
+            16, 12, 2, gaussians=12, gaussian_stop=2.5, gamma=None, cutoff=2.5, cutoff_form="polynomial"
+        )
+        model = AtomisticModel(representation, Atomwise(16, references={"H": -13.6, "C": -1029.0}))
+    else:
+        model = pygschnet.preset(name)
+    return randomise(model).double().eval()
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 0.5
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def graph(atoms, model: AtomisticModel) -> Data:
+    return RadiusGraph(model.cutoff)(pygschnet.from_atoms(atoms))
+
+
+def ethanol(seed: int = 0):
+    atoms = molecule("CH3CH2OH")
+    atoms.positions += np.random.default_rng(seed).normal(scale=0.05, size=atoms.positions.shape)
+    return atoms
+
+
+def bare(z: Tensor, pos: Tensor, model: AtomisticModel) -> Data:
+    return RadiusGraph(model.cutoff)(Data(z=z, pos=pos))
+
+
+def batch_of(molecules: list[Data], model: AtomisticModel) -> Batch:
+    return RadiusGraph(model.cutoff)(Batch.from_data_list(molecules))
+
+
+@st.composite
+def molecules(draw, low: int = 1, high: int = 8) -> Data:
+    """Random atoms, no two closer than 0.5 Å: points of a jittered grid."""
+    count = draw(st.integers(low, high))
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    sites = rng.permutation(27)[:count]
+    grid = np.stack(np.unravel_index(sites, (3, 3, 3)), axis=-1) * 1.3
+    pos = torch.from_numpy(grid + rng.uniform(-0.4, 0.4, (count, 3)))
+    return Data(z=torch.from_numpy(rng.choice([1, 6, 7, 8], count)), pos=pos)
+
+
+@st.composite
+def rotations(draw) -> Tensor:
+    """Random orthogonal matrices, reflections among them."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0])

@@ -1,0 +1,67 @@
+"""Scale, shift, references, and sums that keep every digit."""
+
+import pytest
+import torch
+from ase import units
+
+from pygschnet import Atomwise, InputError
+from tests.structures import ethanol, graph, make_model
+
+KCAL = units.kcal / units.mol
+
+
+def test_fit_takes_mean_and_deviation_per_atom():
+    head = Atomwise(8, references={"H": -1.0, "O": -10.0})
+    z, batch = torch.tensor([1, 1, 8, 1, 1]), torch.tensor([0, 0, 0, 1, 1])
+    head.fit(z, batch, torch.tensor([-12.0 + 3.0, -2.0 + 6.0]))  # residuals 1 and 3 per atom
+    assert head.shift.item() == 2.0 and head.scale.item() == 1.0
+    assert head.elements.nonzero().flatten().tolist() == [1, 8]
+    assert head.reference_energies[6] == 0
+
+
+def test_fit_for_a_mean_does_not_divide():
+    head = Atomwise(8, aggregation="mean")
+    head.fit(torch.tensor([1, 1, 1]), torch.tensor([0, 0, 1]), torch.tensor([4.0, 8.0]))
+    assert head.shift.item() == 6.0 and head.scale.item() == 2.0
+
+
+def test_equal_energies_leave_the_scale_alone():
+    head = Atomwise(8)
+    head.fit(torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([-13.6, -13.6]))
+    assert head.scale.item() == 1.0 and head.shift.item() == pytest.approx(-13.6)
+
+
+def test_mean_is_the_mean():
+    head, x = Atomwise(4, aggregation="mean"), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    z, batch = torch.tensor([1, 1, 1]), torch.tensor([0, 0, 1])
+    energy, atomic = head(x, z, batch, 2)
+    torch.testing.assert_close(energy, torch.stack([atomic[:2].sum(), atomic[2]]))
+    total, parts = Atomwise.forward(head, x, z, torch.tensor([0, 1, 2]), 3)
+    torch.testing.assert_close(energy[0], parts[:2].mean())
+
+
+def test_total_energies_keep_the_digits_that_float32_loses():
+    """A shift of 10⁵ kcal/mol added in float64 costs nothing; added in float32 it costs 0.001 kcal/mol and more."""
+    model = make_model("paper").float()
+    data = [graph(ethanol(seed), model) for seed in range(8)]
+    residual = torch.cat([model(one).energy for one in data]).detach()
+    model.head.shift.fill_(-97208.0 * KCAL / 9)
+    model = model.float()
+    assert model.head.shift.dtype == torch.float64 and model.head.layers[0].weight.dtype == torch.float32
+    total, offset = torch.cat([model(one).energy for one in data]).detach(), 9 * model.head.shift
+    assert (total - offset - residual).abs().max() < 1e-9 * KCAL
+    in_float32 = (residual.float() + offset.float()) - offset.float()
+    assert (in_float32 - residual).abs().max() > 1e-3 * KCAL  # the negative control
+
+
+def test_elements_outside_the_training_data():
+    model = make_model("paper")
+    data = graph(ethanol(), model)
+    model.head.fit(torch.tensor([1, 6]), torch.tensor([0, 1]), torch.tensor([-13.0, -1029.0]))
+    with pytest.raises(InputError, match="not been trained on O, only on H, C"):
+        model(data)
+
+
+def test_unknown_reference_element():
+    with pytest.raises(InputError, match="unknown element 'Hx'"):
+        Atomwise(8, references={"Hx": 1.0})
