@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -60,6 +61,7 @@ def save(model: AtomisticModel, path: str | Path, summary: dict[str, Any] | None
         "version": version("pygschnet"),
         "units": UNITS,
         "cutoff": model.cutoff,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "representation": architecture(model.representation),
         "head": architecture(model.head),
         "summary": summary or {},
@@ -100,8 +102,7 @@ def load(path: str | Path) -> AtomisticModel:
             f"this version reads formats up to {FORMAT}: update pygschnet"
         )
     model = AtomisticModel(build(description["representation"]), build(description["head"]))
-    dtype = next(tensor.dtype for name, tensor in tensors.items() if name.startswith("representation"))
-    model.to(dtype).load_state_dict(tensors)
+    model.to(getattr(torch, description["dtype"])).load_state_dict(tensors)
     return model.eval()
 
 

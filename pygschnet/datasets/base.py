@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
-from pygschnet.datasets.molecules import Molecules
+from pygschnet.datasets.molecules import Molecules, Selection
 from pygschnet.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -71,9 +71,9 @@ class MoleculeData(LightningDataModule, ABC):
 
     def _loader(self, name: str | None, batch_size: int, shuffle: bool = False) -> DataLoader:
         assert self.molecules is not None, "setup has not been called"
-        indices = range(len(self.molecules)) if name is None else self.split[name].tolist()
+        indices = torch.arange(len(self.molecules)) if name is None else self.split[name]
         return DataLoader(
-            Subset(self.molecules, indices),
+            Selection(self.molecules, indices),
             batch_size,
             shuffle,
             num_workers=self.num_workers,

@@ -2,13 +2,12 @@
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from ase.formula import Formula
-from ase.symbols import Symbols
 from torch import Tensor
 
 from pygschnet.datasets.base import MoleculeData, random_split
@@ -83,11 +82,15 @@ class MD17(MoleculeData):
             split = self._split(file, len(arrays["energy"]))
         frames, atoms = arrays["pos"].shape[:2]
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        labels = {"energy": tensors["energy"]}
-        if "forces" in tensors:
-            labels["forces"] = tensors["forces"].flatten(0, 1)
-        ptr = torch.arange(frames + 1) * atoms
-        molecules = Molecules(tensors["z"].repeat(frames), tensors["pos"].flatten(0, 1), ptr, labels, self.graph)
+        forces = {"forces": tensors["forces"].flatten(0, 1)} if "forces" in tensors else {}
+        molecules = Molecules(
+            tensors["z"].repeat(frames),
+            tensors["pos"].flatten(0, 1),
+            torch.arange(frames + 1) * atoms,
+            {"energy": tensors["energy"]},
+            forces,
+            self.graph,
+        )
         return molecules, split
 
     def describe(self) -> dict[str, Any]:
@@ -121,8 +124,8 @@ class MD17(MoleculeData):
         arrays = {}
         for name, key in keys.items():
             if key in file and name != "z":
-                arrays[name] = _numbers(file[key], f"{key} of {self.path}", units[name]) * factors[name]
-        arrays["z"] = _numbers(file[keys["z"]], f"{keys['z']} of {self.path}", "atomic numbers").astype(np.int64)
+                arrays[name] = _numbers(file, key, self.path, units[name]) * factors[name]
+        arrays["z"] = _numbers(file, keys["z"], self.path, "atomic numbers").astype(np.int64)
         self._check(arrays, keys)
         arrays["energy"] = arrays["energy"].reshape(-1)
         return arrays
@@ -165,41 +168,36 @@ class MD17(MoleculeData):
             return torch.arange(frames)
         if key not in file:
             raise InputError(f"{self.path} has no rows {key!r}; it has {', '.join(file.files)}")
-        rows = torch.from_numpy(file[key].astype(np.int64))
+        rows = torch.from_numpy(_numbers(file, key, self.path, "row numbers").astype(np.int64))
         if rows.dim() != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= frames:
             raise InputError(f"{key} of {self.path} must list rows between 0 and {frames - 1}")
         return rows
 
 
-def formula(z: Tensor) -> str:
-    """The chemical formula of atomic numbers, such as C2H6O."""
-    return Formula.from_list(list(Symbols(z.numpy()))).format("hill")
-
-
 def _open(path: Path) -> np.lib.npyio.NpzFile:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    try:
-        file = np.load(path, allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{path} is not a readable npz file: {error}") from None
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise InputError(f"{path} holds a single array, not the named arrays of an npz file")
-    return file
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not an npz file, or is cut short")
+    return np.load(path, allow_pickle=False)
 
 
 def _text(file: np.lib.npyio.NpzFile, key: str, default: str) -> str:
     return str(file[key]) if key in file else default
 
 
-def _numbers(array: np.ndarray, name: str, unit: str) -> np.ndarray:
+def _numbers(file: np.lib.npyio.NpzFile, key: str, path: Path, unit: str) -> np.ndarray:
+    try:
+        array = file[key]
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{key} of {path} cannot be read: {error}") from None
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{name} holds {array.dtype}, not numbers")
+        raise InputError(f"{key} of {path} holds {array.dtype}, not numbers")
     array = array.astype(np.float64)
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         raise InputError(
-            f"{name} (in {unit}) holds {len(bad)} values that are not finite, "
+            f"{key} of {path} (in {unit}) holds {len(bad)} values that are not finite, "
             f"the first {array[tuple(bad[0])]} at {bad[0].tolist()}: remove those frames"
         )
     return array

@@ -15,15 +15,14 @@ CHUNK = 1024  # molecules whose edges are found at once
 
 
 class Molecules(Dataset):
-    """Molecules, their labels and their edges, in memory.
-
-    One item is a `Data`; several at once, as a `DataLoader` asks for them, are a PyG `Batch`.
+    """Molecules, their labels and their edges, in memory. An item is a `Data`; `batch` gives many at once.
 
     Args:
         z: atomic numbers of all molecules, one after the other.
         pos: positions, Å.
         ptr: the first atom of each molecule, and the number of atoms.
-        labels: fields per molecule or per atom, such as energy and forces.
+        molecule_labels: fields with a row per molecule, such as the energy.
+        atom_labels: fields with a row per atom, such as forces.
         graph: how to find the edges.
     """
 
@@ -31,13 +30,14 @@ class Molecules(Dataset):
         self,
         z: Int[Tensor, "atoms"],
         pos: Float[Tensor, "atoms 3"],
-        ptr: Int[Tensor, "molecules+1"],
-        labels: Mapping[str, Tensor],
+        ptr: Int[Tensor, "boundaries"],
+        molecule_labels: Mapping[str, Tensor],
+        atom_labels: Mapping[str, Tensor],
         graph: RadiusGraph,
     ):
         self.ptr = ptr
-        self.atoms = {"z": z, "pos": pos} | {name: field for name, field in labels.items() if len(field) == len(z)}
-        self.molecules = {name: field for name, field in labels.items() if name not in self.atoms}
+        self.atoms = {"z": z, "pos": pos, **atom_labels}
+        self.molecules = dict(molecule_labels)
         self.edge_index, self.edge_ptr = self._find_edges(graph)
         self.molecules["edge_cutoff"] = torch.full((len(self),), graph.cutoff, dtype=torch.float64)
 
@@ -46,9 +46,6 @@ class Molecules(Dataset):
 
     def __getitem__(self, index: int) -> Data:
         return self.batch([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        return self.batch(indices)
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """The molecules of these indices as one PyG batch."""
@@ -84,7 +81,30 @@ class Molecules(Dataset):
         return torch.cat(edges, dim=1), edge_ptr
 
 
-def gather(ptr: Int[Tensor, "n+1"], index: Int[Tensor, "m"]) -> tuple[Int[Tensor, "rows"], Int[Tensor, "m+1"]]:
+class Selection(Dataset):
+    """Some of the molecules. A `DataLoader` that asks for several at once gets them as one `Batch`.
+
+    Args:
+        molecules: all of them.
+        indices: those that belong to the selection.
+    """
+
+    def __init__(self, molecules: Molecules, indices: Int[Tensor, "selected"]):
+        self.molecules, self.indices = molecules, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Data:
+        return self.molecules[int(self.indices[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return self.molecules.batch(self.indices[indices])
+
+
+def gather(
+    ptr: Int[Tensor, "boundaries"], index: Int[Tensor, "ranges"]
+) -> tuple[Int[Tensor, "rows"], Int[Tensor, "new_boundaries"]]:
     """The rows ptr[i] … ptr[i+1] − 1 for every i of `index`, and where each range begins among them."""
     counts = ptr[index + 1] - ptr[index]
     new_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -1,0 +1,208 @@
+"""The loss, the averages, the schedule, and that training trains."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import ReduceLROnPlateau
+from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader
+
+from pygschnet import Atomwise, InputError, Prediction, RadiusGraph, SchNet
+from pygschnet.training import AtomisticModule, ContinuousDecay, energy_forces_loss
+from pygschnet.training.module import concatenate
+from tests.structures import ethanol, graph, make_model, randomise
+
+
+def small(**settings) -> AtomisticModule:
+    torch.manual_seed(0)
+    representation = SchNet(16, 16, 2, gaussians=20, gaussian_stop=5.0, gamma=None)
+    return AtomisticModule(representation, Atomwise(16), **settings)
+
+
+def labelled(count: int, forces: bool = True) -> list[Data]:
+    """Frames of ethanol with energies and forces of a random SchNet."""
+    teacher, frames = make_model("paper"), []
+    for seed in range(count):
+        data = graph(ethanol(seed), teacher)
+        prediction = teacher(data)
+        data.energy = prediction.energy.detach() - 100.0
+        if forces:
+            data.forces = prediction.forces.detach()
+        frames.append(data)
+    return frames
+
+
+def loaders(frames, batch_size=4, val=4):
+    return DataLoader(frames[val:], batch_size, shuffle=True), DataLoader(frames[:val], val)
+
+
+def trainer(tmp_path, **settings) -> pl.Trainer:
+    return pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"log_every_n_steps": 1} | settings,
+    )
+
+
+def test_loss_by_hand():
+    """Two molecules of different size: each has its own 1/n, then the mean over molecules."""
+    data = Batch.from_data_list(
+        [
+            Data(pos=torch.zeros(1, 3), energy=torch.tensor([1.0]), forces=torch.tensor([[1.0, 2.0, 2.0]])),
+            Data(pos=torch.zeros(2, 3), energy=torch.tensor([5.0]), forces=torch.zeros(2, 3)),
+        ]
+    )
+    forces = torch.tensor([[0.0, 0, 0], [0, 0, 0], [3.0, 0, 4.0]])
+    prediction = Prediction(torch.tensor([1.5, 3.0]), forces, None, torch.zeros(3))
+    energy_terms, force_terms = (0.25, 4.0), (9 / 1, 25 / 2)
+    for rho in (0.0, 0.01, 100.0):
+        expected = sum(e + rho * f for e, f in zip(energy_terms, force_terms, strict=True)) / 2
+        assert energy_forces_loss(prediction, data, rho).item() == pytest.approx(expected)
+
+
+def test_loss_without_forces_asks_for_none():
+    data = Data(z=torch.ones(1).long(), energy=torch.tensor([1.0]))
+    assert energy_forces_loss(Prediction(torch.tensor([3.0]), None, None, torch.zeros(1)), data, 0.0) == 4
+
+
+def test_decay_is_continuous():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-3)
+    schedule = ContinuousDecay(optimizer, 0.96, 100)
+    for step in range(1, 251):
+        optimizer.step()
+        schedule.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * 0.96 ** (step / 100), rel=1e-12)
+
+
+def test_average_follows_the_formula(tmp_path):
+    module, decay = small(ema_decay=0.9, rho=0.0), 0.9
+    expected = [p.detach().clone() for p in module.model.parameters()]
+
+    class Record(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            for average, parameter in zip(expected, module.model.parameters(), strict=True):
+                average.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
+
+    train, _ = loaders(labelled(12))
+    trainer(tmp_path, max_steps=5, callbacks=[Record()]).fit(module, train)
+    for average, reference in zip(module.averaged.parameters(), expected, strict=True):
+        torch.testing.assert_close(average, reference, rtol=1e-5, atol=1e-7)
+        assert not average.requires_grad
+    assert any(not torch.equal(a, b) for a, b in zip(module.averaged.parameters(), module.model.parameters(), strict=True))
+
+
+def test_evaluation_uses_the_average(tmp_path):
+    module, frames = small(), labelled(6)
+    module.model.head.fit(*concatenate(frames))
+    randomise(module.averaged, seed=3)
+    batch = Batch.from_data_list(frames)
+    metrics = trainer(tmp_path).test(module, DataLoader(frames, 4), verbose=False)[0]
+    for stage, model in (("test", module.averaged), ("test_without_ema", module.model)):
+        prediction = model(batch)
+        energy_error, force_error = (prediction.energy - batch.energy).detach(), (prediction.forces - batch.forces).detach()
+        assert metrics[f"{stage}/energy_mae"] == pytest.approx(energy_error.abs().mean().item())
+        assert metrics[f"{stage}/energy_rmse"] == pytest.approx(energy_error.square().mean().sqrt().item())
+        assert metrics[f"{stage}/forces_mae"] == pytest.approx(force_error.abs().mean().item())
+        assert metrics[f"{stage}/forces_rmse"] == pytest.approx(force_error.square().mean().sqrt().item())
+    assert metrics["test/forces_mae"] != pytest.approx(metrics["test_without_ema/forces_mae"])
+
+
+def test_statistics_come_from_the_training_data(tmp_path):
+    frames = labelled(12)
+    frames[0].energy = frames[0].energy + 1e6  # a validation molecule
+    train, val = loaders(frames)
+    module = small()
+    trainer(tmp_path, max_steps=1).fit(module, train, val)
+    energies = torch.cat([frame.energy for frame in frames[4:]]) / 9
+    for model in (module.model, module.averaged):
+        assert model.head.shift.item() == pytest.approx(energies.mean().item())
+        assert model.head.scale.item() == pytest.approx(energies.std(correction=0).item())
+        assert model.head.elements.nonzero().flatten().tolist() == [1, 6, 8]
+
+
+def test_a_fitted_head_is_left_alone(tmp_path):
+    module, frames = small(), labelled(8)
+    module.model.head.fit(*concatenate(frames))
+    module.model.head.shift.fill_(7.0)
+    trainer(tmp_path, max_steps=1).fit(module, loaders(frames)[0])
+    assert module.model.head.shift.item() == 7.0
+
+
+@pytest.mark.parametrize("rho", [0.0, 100.0])
+def test_it_can_learn_ten_frames_by_heart(rho, tmp_path):
+    module, frames = small(rho=rho, optimizer=lambda p: torch.optim.Adam(p, 5e-3), scheduler=constant), labelled(10)
+    batch = Batch.from_data_list(frames)
+    run = trainer(tmp_path, max_steps=600)
+    module.model.head.fit(*concatenate(frames))
+    before = energy_forces_loss(module.model(batch), batch, rho).item()
+    run.fit(module, DataLoader(frames, 10))
+    after = energy_forces_loss(module.model(batch), batch, rho).item()
+    assert after < before / (1000 if rho == 0 else 100)
+
+
+def constant(optimizer):
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def test_default_trainer(tmp_path, monkeypatch):
+    """Fit, validate, test and predict under a Trainer that a user has not configured: inference mode is on there."""
+    monkeypatch.chdir(tmp_path)
+    frames, module = labelled(8), small()
+    train, val = loaders(frames)
+    run = pl.Trainer(max_steps=2, accelerator="cpu", logger=False, log_every_n_steps=1)
+    run.fit(module, train, val)
+    assert run.validate(module, val)[0]["val/forces_mae"] > 0
+    assert run.test(module, val)[0]["test/forces_mae"] > 0
+    predictions = run.predict(module, val)
+    torch.testing.assert_close(predictions[0].forces, module.averaged(next(iter(val))).forces.detach())
+
+
+def test_plateau_schedule(tmp_path):
+    module = small(scheduler=lambda o: ReduceLROnPlateau(o, "val/loss", patience=0, threshold=10.0, factor=0.5))
+    train, val = loaders(labelled(8))
+    trainer(tmp_path, max_epochs=4).fit(module, train, val)
+    assert module.optimizers().param_groups[0]["lr"] < 1e-3
+
+
+def test_gradient_clipping_and_accumulation(tmp_path):
+    module = small()
+    train, val = loaders(labelled(12))
+    run = trainer(tmp_path, max_epochs=1, gradient_clip_val=1e-3, accumulate_grad_batches=2)
+    run.fit(module, train, val)
+    assert run.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: small(rho=-1.0), "must not be negative, got -1.0"),
+        (lambda: small(ema_decay=1.0), "from 0 to below 1"),
+    ],
+)
+def test_impossible_settings(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_missing_forces(tmp_path):
+    with pytest.raises(InputError, match="rho = 100.0 Å² trains on forces, but the data have none: set rho to 0"):
+        trainer(tmp_path, max_steps=1).fit(small(), loaders(labelled(8, forces=False))[0])
+    trainer(tmp_path, max_steps=1).fit(small(rho=0.0), loaders(labelled(8, forces=False))[0])
+
+
+def test_edges_that_are_too_short(tmp_path):
+    frames = [RadiusGraph(2.0)(frame) for frame in labelled(8)]
+    with pytest.raises(InputError, match="edges up to 2.0 Å, the model needs those up to inf"):
+        trainer(tmp_path, max_steps=1).fit(small(), loaders(frames)[0])
+
+
+def test_a_model_that_has_not_seen_the_element(tmp_path):
+    frames, module = labelled(8), small()
+    module.model.head.fit(torch.tensor([1, 6]), torch.tensor([0, 1]), torch.tensor([-1.0, -2.0]))
+    module.averaged.load_state_dict(module.model.state_dict())
+    with pytest.raises(InputError, match="not been trained on O"):
+        trainer(tmp_path, max_steps=1).fit(module, loaders(frames)[0])
