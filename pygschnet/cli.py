@@ -1,16 +1,23 @@
 """The command line: Lightning's, with presets, one cutoff, and a run folder."""
 
+import argparse
+import contextlib
+import logging
+import shutil
 import sys
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
 from pygschnet.errors import InputError
@@ -32,6 +39,26 @@ Everything a run produces stands in its folder, --run_dir; fit ends with the err
 """
 
 
+SUBCOMMANDS = {
+    "fit": "Train a model, test it, and write model, errors and plots to the run folder.",
+    "validate": "Compute the errors of a trained model on the validation data.",
+    "test": "Compute the errors of a trained model on the test data.",
+    "predict": "Write the predictions of a trained model for all molecules of a data set.",
+}
+
+
+NOISE = (
+    ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
+    ".*does not have many workers.*",  # batches are gathered in microseconds
+    ".*number of training batches .* is smaller than the logging interval.*",  # we count steps, not batches
+)
+"""Warnings that ask nothing of the user."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the line breaks of descriptions."""
+
+
 class CLI(LightningCLI):
     """`LightningCLI` with presets, a run folder, default callbacks, and the cutoff taken from the model."""
 
@@ -49,17 +76,32 @@ class CLI(LightningCLI):
             }
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults({"early_stopping.monitor": "val/loss", "early_stopping.patience": 1000})
+        parser.set_defaults(
+            {
+                "early_stopping.monitor": "val/loss",
+                "early_stopping.patience": 1000,
+                "early_stopping.check_on_train_epoch_end": False,  # but after every validation
+            }
+        )
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("run_dir", "checkpoint.dirpath", lambda run_dir: str(Path(run_dir) / "checkpoints"))
         parser.link_arguments(
             "model", "data.init_args.cutoff", lambda module: module.model.cutoff, apply_on="instantiate"
         )
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        super().setup_parser(*args, **kwargs)
+        for action in self.parser._subparsers._group_actions[0]._choices_actions:
+            action.help = SUBCOMMANDS[action.dest]  # instead of the docstrings of Lightning's Trainer
+        for name, parser in self._subcommand_parsers.items():
+            parser.description = SUBCOMMANDS[name]
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.report = RunReport(self._get(self.config, "run_dir"))
         settings = self._get(self.config_init, "trainer")
-        kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, TQDMProgressBar(refresh_rate=20)]
+        kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report]
+        if settings["enable_progress_bar"] is not False:
+            kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
         if settings["logger"] is None and self.subcommand == "fit":
             logs = CSVLogger(self.report.run_dir, "logs")  # a new version for every resumed part
             kwargs["logger"] = [logs, TensorBoardLogger(self.report.run_dir, "logs", logs.version)]
@@ -78,6 +120,18 @@ class CLI(LightningCLI):
             raise InputError(f"{run_dir} holds no checkpoint to resume from")
         print(f"training on {device_name(self.trainer.strategy.root_device)}; the run folder is {run_dir}")
 
+    def fit(self, **kwargs: Any) -> None:
+        """Fit; what is refused before the first step leaves no folder behind."""
+        try:
+            self.trainer.fit(**kwargs)
+        except InputError:
+            if self.trainer.global_step == 0 and self.trainer.log_dir is not None:
+                shutil.rmtree(self.trainer.log_dir, ignore_errors=True)
+                for folder in (self.report.run_dir / "logs", self.report.run_dir):
+                    with contextlib.suppress(OSError):  # holds something else
+                        folder.rmdir()
+            raise
+
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback.best_model_path
         if not best:
@@ -90,9 +144,11 @@ class CLI(LightningCLI):
 
     def before_validate(self) -> None:
         self._choose_checkpoint()
+        self.config_init["validate"]["verbose"] = False  # the report prints a table of its own
 
     def before_test(self) -> None:
         self._choose_checkpoint()
+        self.config_init["test"]["verbose"] = False
 
     def before_predict(self) -> None:
         self._choose_checkpoint()
@@ -129,7 +185,9 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "config.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_none=False, overwrite=True)
+            config = self.config.clone()
+            config.ckpt_path = None  # where a resumed run began is not how to use it
+            self.parser.save(config, path, skip_none=False, overwrite=True)
 
 
 def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
@@ -145,6 +203,9 @@ def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
 
 def main() -> None:
     """Entry point of the command `pygschnet`."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     try:
         sys.argv[1:] = [_expand_preset(argument) for argument in sys.argv[1:]]
         CLI(
@@ -160,9 +221,17 @@ def main() -> None:
                 "inference_mode": False,
                 "log_every_n_steps": 50,
             },
-            parser_kwargs={"description": DESCRIPTION},
+            auto_configure_optimizers=False,  # they belong to the model
+            parser_kwargs={"description": DESCRIPTION, "formatter_class": HelpFormatter}
+            | {
+                name: {
+                    "default_config_files": [str(preset_file("paper"))],
+                    "usage": f"pygschnet {name} [-c preset:NAME | -c FILE.yaml ...] [--KEY VALUE ...]",
+                }
+                for name in SUBCOMMANDS
+            },
         )
-    except (InputError, OSError) as error:
+    except (InputError, OSError, MisconfigurationException) as error:
         print(f"pygschnet: error: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -74,8 +74,8 @@ class MoleculeData(LightningDataModule, ABC):
         indices = torch.arange(len(self.molecules)) if name is None else self.split[name]
         return DataLoader(
             Selection(self.molecules, indices),
-            batch_size,
-            shuffle,
+            batch_size=batch_size,
+            shuffle=shuffle,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_already_a_batch,

@@ -1,0 +1,178 @@
+"""The command line, as a person uses it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import pygschnet
+from pygschnet.cli import main
+from pygschnet.datasets import MD17
+from tests.test_datasets import frames
+
+TINY = """
+model:
+  representation: {class_path: SchNet, init_args: {features: 8, filters: 8, interactions: 1, gaussians: 10,
+    gaussian_stop: 5.0, gamma: null, cutoff: 4.0, cutoff_form: cosine}}
+  head: {class_path: Atomwise, init_args: {features: 8, hidden: 4}}
+data: {class_path: MD17, init_args: {train: 10, val: 4, batch_size: 5}}
+trainer: {max_steps: 6, enable_progress_bar: false, enable_model_summary: false}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("frames.npz", **frames())
+    Path("tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.fixture
+def pygschnet_command(monkeypatch, capsys):
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["pygschnet", *arguments])
+        if code:
+            with pytest.raises(SystemExit) as stop:
+                main()
+            assert stop.value.code == code
+        else:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return captured.out if not code else captured.err
+
+    return run
+
+
+FIT = ("fit", "-c", "tiny.yaml", "--data.path", "frames.npz", "--run_dir", "run")
+
+
+def test_fit_resume_test_predict(folder, pygschnet_command):
+    output = pygschnet_command(*FIT)
+    assert "training on cpu" in output and "test: forces MAE" in output and "kcal/mol/Å" in output
+    run = folder / "run"
+    written = {path.name for path in run.iterdir()}
+    assert written == {
+        "checkpoints", "config.yaml", "learning_curves.png", "logs", "metrics.json", "model.safetensors",
+        "parity_energy.png", "parity_forces.png",
+    }  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["energy_mae"]["unit"] == "eV" and metrics["test"]["forces_mae"]["unit"] == "eV/Å"
+    assert metrics["steps"] == 6 and metrics["seed"] == 0 and metrics["split"]["train"] == 10
+    assert metrics["wall_time_s"] > 0 and metrics["data"]["energy_unit"] == "kcal/mol"
+    assert metrics["versions"]["pygschnet"] == pygschnet.__version__
+    for picture in run.glob("*.png"):
+        assert picture.read_bytes()[:4] == b"\x89PNG" and picture.stat().st_size > 5000
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["representation"]["init_args"]["cutoff"] == 4.0
+    assert config["data"]["init_args"]["path"] == "frames.npz"
+
+    # the saved model gives the errors of the report
+    model = pygschnet.load(run / "model.safetensors")
+    data = MD17("frames.npz", train=10, val=4, cutoff=4.0)
+    data.setup("test")
+    batch = data.molecules.batch(data.split["test"])
+    error = (model(batch).forces - batch.forces).abs().mean().item()
+    assert error == pytest.approx(metrics["test"]["forces_mae"]["value"], rel=1e-5)
+
+    # again: refused; resumed: goes on from step 6
+    assert "run holds a finished run" in pygschnet_command(*FIT, code=1)
+    resumed = pygschnet_command("fit", "-c", "run/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", "12")
+    assert "model, metrics and plots are in run" in resumed
+    assert json.loads((run / "metrics.json").read_text())["steps"] == 12
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
+    steps = [
+        int(row["step"]) for path in sorted(run.glob("logs/*/metrics.csv")) for row in csv.DictReader(path.open())
+        if row["val/loss"]
+    ]  # fmt: skip
+    assert steps == sorted(steps) and steps[-1] >= 11
+
+    before = json.loads((run / "metrics.json").read_text())["test"]
+    assert "test: energy MAE" in pygschnet_command("test", "-c", "run/config.yaml")
+    assert json.loads((run / "metrics.json").read_text())["test"] == before
+    assert "validation: energy MAE" in pygschnet_command("validate", "-c", "run/config.yaml")
+
+    assert "of 20 molecules are in run/predictions.npz" in pygschnet_command("predict", "-c", "run/config.yaml")
+    with np.load("run/predictions.npz") as predictions:
+        everything = data.molecules.batch(range(20))
+        best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+        model.load_state_dict({k.removeprefix("averaged."): v for k, v in best.items() if k.startswith("averaged.")})
+        np.testing.assert_allclose(predictions["forces"], model(everything).forces.detach(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(predictions["energy"], model(everything).energy.detach(), rtol=1e-9)
+        assert predictions["atoms"].tolist() == [3] * 20
+
+
+def test_energies_only(folder, pygschnet_command):
+    arrays = frames()
+    del arrays["F"]
+    np.savez("frames.npz", **arrays)
+    output = pygschnet_command(*FIT, "--model.rho", "0")
+    assert "test: energy MAE" in output and "forces" not in output
+    assert "forces_mae" not in json.loads((folder / "run/metrics.json").read_text())["test"]
+
+
+def test_print_config_shows_the_preset(folder, monkeypatch, capsys):
+    command = "pygschnet fit -c preset:pyg --data MD17 --data.path frames.npz --model.rho 5 --print_config"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert stop.value.code == 0 and config["model"]["rho"] == 5
+    assert config["model"]["representation"]["init_args"]["cutoff"] == 10.0
+    assert "cutoff" not in config["data"]["init_args"]  # it comes from the model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--data.path", "missing.npz"], 1, "there is no file missing.npz"),
+        (["--data.train", "30"], 1, "30 for train .* 34 structures asked for, but only 20 are there"),
+        (["--data.trian", "30"], 2, "trian"),
+        (["--model.rho", "-1"], 1, "must not be negative"),
+        (["--model.rho", "much"], 2, "rho"),
+        (["--model.head.features", "4"], 1, "gives 8 features, the head takes 4"),
+        (["-c", "preset:spk"], 1, "no preset 'spk': choose one of paper"),
+        (["-c", "missing.yaml"], 2, "missing.yaml"),
+        (["--ckpt_path", "last"], 1, "run holds no checkpoint to resume from"),
+        (["--data.layout", "rmd17"], 1, "which the layout rmd17 needs; it has z, R, E, F"),
+        (["--data.energy_unit", "kcal"], 1, "unknown unit of energy 'kcal'"),
+    ],
+)
+def test_mistakes(folder, pygschnet_command, arguments, code, message):
+    error = pygschnet_command(*FIT, *arguments, code=code)
+    assert message.split(" .* ")[0] in error
+    assert len(error.splitlines()) < 12
+    assert not (folder / "run").exists()
+
+
+def test_missing_forces(folder, pygschnet_command):
+    arrays = frames()
+    del arrays["F"]
+    np.savez("frames.npz", **arrays)
+    assert "the data have none: set rho to 0" in pygschnet_command(*FIT, code=1)
+    assert not (folder / "run").exists()
+
+
+def test_nothing_to_test(folder, pygschnet_command):
+    error = pygschnet_command("test", "-c", "tiny.yaml", "--data.path", "frames.npz", "--run_dir", "run", code=1)
+    assert "there is no trained model run/checkpoints/best.ckpt" in error
+
+
+def test_help_and_exit_code_of_the_command(tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-m", "pygschnet", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    shown = run("--help")
+    assert shown.returncode == 0 and "Train a model, test it" in shown.stdout and "preset:paper" in shown.stdout
+    failed = run("fit", "--data", "MD17", "--data.path", "no.npz")
+    assert failed.returncode == 1 and "pygschnet: error: there is no file no.npz" in failed.stderr
+    assert "Traceback" not in failed.stderr and not any(path.is_file() for path in tmp_path.rglob("*"))
