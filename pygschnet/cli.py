@@ -91,7 +91,7 @@ class CLI(LightningCLI):
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         super().setup_parser(*args, **kwargs)
-        for action in self.parser._subparsers._group_actions[0]._choices_actions:
+        for action in self.parser._subparsers._group_actions[0]._choices_actions:  # argparse offers no other way
             action.help = SUBCOMMANDS[action.dest]  # instead of the docstrings of Lightning's Trainer
         for name, parser in self._subcommand_parsers.items():
             parser.description = SUBCOMMANDS[name]
@@ -162,7 +162,7 @@ class CLI(LightningCLI):
             None if parts[0] is None else torch.cat(parts).cpu().numpy() for parts in zip(*predictions, strict=True)
         )
         write_npz(path, atoms=atoms.numpy(), energy=energy, forces=forces, atomic_energies=atomic_energies)
-        print(f"energies (eV), forces (eV/Å) and atomic energies (eV) of {len(energy)} molecules are in {path}")
+        print(f"energies (eV), forces (eV/Å) and atomic energies (eV) of {len(atoms)} molecules are in {path}")
 
     def _choose_checkpoint(self) -> None:
         options = self.config_init[self.subcommand]
@@ -193,9 +193,10 @@ class SaveConfig(SaveConfigCallback):
 def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
     """Write those arrays that there are, whole or not at all."""
     part = path.with_name(path.name + ".part")
+    present: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
     try:
         with part.open("wb") as file:
-            np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+            np.savez(file, **present)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ def architecture(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def build(description: dict[str, Any]) -> nn.Module:
+def build(description: dict[str, Any]) -> Any:
     """The module that `architecture` describes.
 
     Classes come from this package or from modules that the user has imported: a file cannot import anything.

@@ -34,7 +34,7 @@ from pygschnet.errors import InputError
 
 try:
     import torch_cluster
-except ImportError:  # no wheels for new versions of torch; vesin gives the same edges
+except (ImportError, OSError):  # not installed, or built against another torch; vesin gives the same edges
     torch_cluster = None
 
 MAX_Z = 99
@@ -245,7 +245,7 @@ def _vesin(pos: Tensor, cutoff: float, cell: np.ndarray, pbc: np.ndarray) -> tup
     keep = distance < cutoff
     i, j, shift = i[keep].astype(np.int64), j[keep].astype(np.int64), shift[keep].astype(np.int64)
     order = np.lexsort((*shift.T, j, i))
-    return tuple(torch.from_numpy(array[order]) for array in (i, j, shift))
+    return torch.from_numpy(i[order]), torch.from_numpy(j[order]), torch.from_numpy(shift[order])
 
 
 def _within(pos: Tensor, edges: Tensor, cutoff: float) -> Tensor:

@@ -13,7 +13,7 @@ from pygschnet.errors import InputError
 from pygschnet.graph import MAX_Z
 from pygschnet.nn import dense, shifted_softplus
 
-ACTIVATIONS = {"ssp": shifted_softplus, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu}
 
 
 class Atomwise(nn.Module):
@@ -51,9 +51,10 @@ class Atomwise(nn.Module):
         self.features, self.hidden = features, features // 2 if hidden is None else hidden
         self.activation, self.aggregation, self.zero_last_layer = activation, aggregation, zero_last_layer
         self.references = references
-        self.layers = nn.ModuleList([dense(features, self.hidden), dense(self.hidden, 1)])
+        self.dense_1 = dense(features, self.hidden)
+        self.dense_2 = dense(self.hidden, 1)
         if zero_last_layer:
-            nn.init.zeros_(self.layers[1].weight)
+            nn.init.zeros_(self.dense_2.weight)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
         self.register_buffer("reference_energies", _table(references or {}))
@@ -115,8 +116,8 @@ class Atomwise(nn.Module):
 
         With mean aggregation the energy is the mean over the atoms, and each atom carries its share of it.
         """
-        hidden = ACTIVATIONS[self.activation](self.layers[0](x))
-        output = self.layers[1](hidden).squeeze(-1).double()
+        hidden = ACTIVATIONS[self.activation](self.dense_1(x))
+        output = self.dense_2(hidden).squeeze(-1).double()
         atomic = self.scale * output + self.shift + self.reference_energies[z]
         if self.aggregation == "mean":
             atomic = atomic / torch.bincount(batch, minlength=molecules)[batch]

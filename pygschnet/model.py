@@ -81,7 +81,7 @@ class AtomisticModel(nn.Module):
             prediction = self._derivatives(data, forces, stress, differentiable)
         if differentiable:
             return prediction
-        return Prediction(*(None if tensor is None else tensor.detach() for tensor in prediction))
+        return Prediction._make(tensor if tensor is None else tensor.detach() for tensor in prediction)
 
     def _energies(self, data: Data) -> tuple[Tensor, Tensor]:
         return self.head(self.representation(data), data.z, *molecule_index(data))

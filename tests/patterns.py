@@ -25,10 +25,10 @@ def schnetpack_names(interactions: int) -> dict[str, str]:
     """SchNetPack's names of the parameters of a SchNet with an atomwise output, and ours."""
     names = {
         "representation.embedding.weight": "representation.embedding.weight",
-        "output_modules.0.outnet.0.weight": "head.layers.0.weight",
-        "output_modules.0.outnet.0.bias": "head.layers.0.bias",
-        "output_modules.0.outnet.1.weight": "head.layers.1.weight",
-        "output_modules.0.outnet.1.bias": "head.layers.1.bias",
+        "output_modules.0.outnet.0.weight": "head.dense_1.weight",
+        "output_modules.0.outnet.0.bias": "head.dense_1.bias",
+        "output_modules.0.outnet.1.weight": "head.dense_2.weight",
+        "output_modules.0.outnet.1.bias": "head.dense_2.bias",
     }
     for t in range(interactions):
         theirs, block = f"representation.interactions.{t}", f"representation.blocks.{t}"
@@ -38,7 +38,7 @@ def schnetpack_names(interactions: int) -> dict[str, str]:
             names[f"{theirs}.f2out.1.{kind}"] = f"{block}.dense.{kind}"
             for layer in (0, 1):
                 names[f"{theirs}.filter_network.{layer}.{kind}"] = (
-                    f"representation.filter_networks.{t}.layers.{layer}.{kind}"
+                    f"representation.filter_networks.{t}.dense_{layer + 1}.{kind}"
                 )
     return names
 
@@ -47,8 +47,8 @@ def pyg_names(interactions: int) -> dict[str, str]:
     """PyG's names of the parameters of its SchNet, and ours."""
     names = {"embedding.weight": "representation.embedding.weight"}
     for kind in ("weight", "bias"):
-        names[f"lin1.{kind}"] = f"head.layers.0.{kind}"
-        names[f"lin2.{kind}"] = f"head.layers.1.{kind}"
+        names[f"lin1.{kind}"] = f"head.dense_1.{kind}"
+        names[f"lin2.{kind}"] = f"head.dense_2.{kind}"
     for t in range(interactions):
         theirs, block = f"interactions.{t}", f"representation.blocks.{t}"
         names[f"{theirs}.conv.lin1.weight"] = f"{block}.in2f.weight"
@@ -56,8 +56,6 @@ def pyg_names(interactions: int) -> dict[str, str]:
             names[f"{theirs}.conv.lin2.{kind}"] = f"{block}.f2out.{kind}"
             names[f"{theirs}.lin.{kind}"] = f"{block}.dense.{kind}"
             for theirs_filter in (f"{theirs}.mlp", f"{theirs}.conv.nn"):  # one module under two names
-                for layer, ours in ((0, 0), (2, 1)):
-                    names[f"{theirs_filter}.{layer}.{kind}"] = (
-                        f"representation.filter_networks.{t}.layers.{ours}.{kind}"
-                    )
+                for layer, ours in ((0, 1), (2, 2)):
+                    names[f"{theirs_filter}.{layer}.{kind}"] = f"representation.filter_networks.{t}.dense_{ours}.{kind}"
     return names

@@ -72,9 +72,7 @@ def test_rmd17_layouts(write):
     old = {"old_energies": raw["E"] - 5, "old_forces": 2 * raw["F"]}
     path = write(**names, **new, **old)
     assert read(path).layout == "rmd17"
-    torch.testing.assert_close(
-        read(path, layout="rmd17_old").molecules[3].forces, 2 * read(path).molecules[3].forces
-    )
+    torch.testing.assert_close(read(path, layout="rmd17_old").molecules[3].forces, 2 * read(path).molecules[3].forces)
     assert read(path, layout="rmd17_old").molecules[3].energy < read(path).molecules[3].energy
 
 
@@ -114,7 +112,7 @@ def test_split_depends_on_its_own_seed_only(write):
     assert first.describe_split() == second.describe_split()
     assert first.describe_split()["sha256"] != third.describe_split()["sha256"]
     parts = [first.split[name].tolist() for name in ("train", "val", "test")]
-    assert sorted(sum(parts, [])) == list(range(20))
+    assert sorted([*parts[0], *parts[1], *parts[2]]) == list(range(20))
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert first.describe()["sha256"] == digest
 
@@ -193,7 +191,8 @@ def test_bad_files_and_settings(write, changes, settings, message):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "there is no file"), (b"", "not an npz file"), (b"PK\x03\x04nonsense", "not an npz file")]
+    ("content", "message"),
+    [(None, "there is no file"), (b"", "not an npz file"), (b"PK\x03\x04nonsense", "not an npz file")],
 )
 def test_files_that_are_no_npz(tmp_path, content, message):
     path = tmp_path / "x.npz"

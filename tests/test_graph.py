@@ -82,7 +82,11 @@ def test_two_dimensions(backend):
 
 @pytest.mark.parametrize(
     "atoms",
-    [bulk("Si"), bulk("Cu") * (2, 1, 1), Atoms("HO", [[0, 0, 0], [1, 1, 9.5]], cell=[3, 4, 10], pbc=[False, True, True])],
+    [
+        bulk("Si"),
+        bulk("Cu") * (2, 1, 1),
+        Atoms("HO", [[0, 0, 0], [1, 1, 9.5]], cell=[3, 4, 10], pbc=[False, True, True]),
+    ],
     ids=["Si", "Cu", "slab"],
 )
 def test_periodic_edges_equal_a_sum_over_images(atoms):

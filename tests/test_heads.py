@@ -36,7 +36,7 @@ def test_mean_is_the_mean():
     z, batch = torch.tensor([1, 1, 1]), torch.tensor([0, 0, 1])
     energy, atomic = head(x, z, batch, 2)
     torch.testing.assert_close(energy, torch.stack([atomic[:2].sum(), atomic[2]]))
-    total, parts = Atomwise.forward(head, x, z, torch.tensor([0, 1, 2]), 3)
+    _, parts = head(x, z, torch.tensor([0, 1, 2]), 3)
     torch.testing.assert_close(energy[0], parts[:2].mean())
 
 
@@ -47,7 +47,7 @@ def test_total_energies_keep_the_digits_that_float32_loses():
     residual = torch.cat([model(one).energy for one in data]).detach()
     model.head.shift.fill_(-97208.0 * KCAL / 9)
     model = model.float()
-    assert model.head.shift.dtype == torch.float64 and model.head.layers[0].weight.dtype == torch.float32
+    assert model.head.shift.dtype == torch.float64 and model.head.dense_1.weight.dtype == torch.float32
     total, offset = torch.cat([model(one).energy for one in data]).detach(), 9 * model.head.shift
     assert (total - offset - residual).abs().max() < 1e-9 * KCAL
     in_float32 = (residual.float() + offset.float()) - offset.float()

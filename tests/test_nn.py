@@ -99,7 +99,7 @@ def test_cfconv_is_the_textbook_sum():
 
 def test_cfconv_equals_pyg():
     network = FilterNetwork(6, 5, final_activation=False)
-    theirs = pyg.CFConv(7, 7, 5, nn.Sequential(network.layers[0], pyg.ShiftedSoftplus(), network.layers[1]), 3.0)
+    theirs = pyg.CFConv(7, 7, 5, nn.Sequential(network.dense_1, pyg.ShiftedSoftplus(), network.dense_2), 3.0)
     x, d = torch.randn(9, 7, generator=generator()), torch.rand(20, generator=generator()) * 3
     edge_index, e = torch.randint(9, (2, 20), generator=generator()), GaussianBasis(0.0, 3.0, 6)(d)
     filters = network(e) * Cutoff(3.0)(d).unsqueeze(-1)

@@ -26,7 +26,9 @@ def bounds(requirement: str) -> tuple[str, frozenset[str]]:
 
 
 def test_environment_agrees_with_pyproject():
-    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cluster"] + PROJECT["optional-dependencies"]["test"]
+    wanted = (
+        PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cluster"] + PROJECT["optional-dependencies"]["test"]
+    )
     wanted = {CONDA_NAMES.get(name, name): specifiers for name, specifiers in map(bounds, wanted)}
     wanted["python"] = bounds("python" + PROJECT["requires-python"])[1]
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
@@ -65,4 +67,6 @@ def test_no_pickle_is_loaded():
     for path in (ROOT / "pygschnet").rglob("*.py"):
         text = path.read_text()
         assert "pickle.load" not in text and "allow_pickle=True" not in text, path
-        assert len(re.findall(r"torch\.load\(", text)) == len(re.findall(r"torch\.load\(.*weights_only=True", text)), path
+        assert len(re.findall(r"torch\.load\(", text)) == len(re.findall(r"torch\.load\(.*weights_only=True", text)), (
+            path
+        )

@@ -37,10 +37,14 @@ def test_parameter_counts(name):
 
 def test_presets_differ_as_published():
     settings = {name: pygschnet.preset(name).representation for name in COUNTS}
-    assert settings["paper"].basis.centres[-1] == 30 and settings["paper"].gamma == 10 and len(settings["paper"].blocks) == 3
+    assert (
+        settings["paper"].basis.centres[-1] == 30
+        and settings["paper"].gamma == 10
+        and len(settings["paper"].blocks) == 3
+    )
     assert [settings[name].filter_final_activation for name in COUNTS] == [True, True, False, False]
     assert [settings[name].cutoff for name in COUNTS] == [None, 20.0, 5.0, 10.0]
-    assert pygschnet.preset("paper").head.layers[1].weight.abs().max() == 0
+    assert pygschnet.preset("paper").head.dense_2.weight.abs().max() == 0
 
 
 def test_unknown_preset():

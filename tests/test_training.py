@@ -92,7 +92,9 @@ def test_average_follows_the_formula(tmp_path):
     for average, reference in zip(module.averaged.parameters(), expected, strict=True):
         torch.testing.assert_close(average, reference, rtol=1e-5, atol=1e-7)
         assert not average.requires_grad
-    assert any(not torch.equal(a, b) for a, b in zip(module.averaged.parameters(), module.model.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(module.averaged.parameters(), module.model.parameters(), strict=True)
+    )
 
 
 def test_evaluation_uses_the_average(tmp_path):
@@ -103,7 +105,10 @@ def test_evaluation_uses_the_average(tmp_path):
     metrics = trainer(tmp_path).test(module, DataLoader(frames, 4), verbose=False)[0]
     for stage, model in (("test", module.averaged), ("test_without_ema", module.model)):
         prediction = model(batch)
-        energy_error, force_error = (prediction.energy - batch.energy).detach(), (prediction.forces - batch.forces).detach()
+        energy_error, force_error = (
+            (prediction.energy - batch.energy).detach(),
+            (prediction.forces - batch.forces).detach(),
+        )
         assert metrics[f"{stage}/energy_mae"] == pytest.approx(energy_error.abs().mean().item())
         assert metrics[f"{stage}/energy_rmse"] == pytest.approx(energy_error.square().mean().sqrt().item())
         assert metrics[f"{stage}/forces_mae"] == pytest.approx(force_error.abs().mean().item())

@@ -4,4 +4,4 @@ from pygschnet.datasets.base import MoleculeData
 from pygschnet.datasets.md17 import MD17
 from pygschnet.datasets.molecules import Molecules
 
-__all__ = ["MD17", "Molecules", "MoleculeData"]
+__all__ = ["MD17", "MoleculeData", "Molecules"]

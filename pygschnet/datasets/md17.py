@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from pygschnet.datasets.base import MoleculeData, random_split
@@ -105,7 +106,7 @@ class MD17(MoleculeData):
             "split_seed": self.split_seed,
         }
 
-    def _arrays(self, file: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+    def _arrays(self, file: NpzFile) -> dict[str, np.ndarray]:
         if self.layout == "auto":
             self.layout = next((name for name, keys in LAYOUTS.items() if keys["energy"] in file), "md17")
         keys = LAYOUTS[self.layout]
@@ -137,7 +138,11 @@ class MD17(MoleculeData):
         if z.min() < 1 or z.max() > MAX_Z:
             raise InputError(f"{keys['z']} of {self.path} holds {z.min()}…{z.max()}: elements are 1 to {MAX_Z}")
         frames = len(pos)
-        shapes = {"pos": {(frames, len(z), 3)}, "energy": {(frames,), (frames, 1)}, "forces": {(frames, len(z), 3)}}
+        shapes: dict[str, set[tuple[int, ...]]] = {
+            "pos": {(frames, len(z), 3)},
+            "energy": {(frames,), (frames, 1)},
+            "forces": {(frames, len(z), 3)},
+        }
         for name, expected in shapes.items():
             if name in arrays and arrays[name].shape not in expected:
                 raise InputError(
@@ -145,7 +150,7 @@ class MD17(MoleculeData):
                     f"{frames} frames of {len(z)} atoms need {' or '.join(str(list(shape)) for shape in expected)}"
                 )
 
-    def _split(self, file: np.lib.npyio.NpzFile, frames: int) -> dict[str, Tensor]:
+    def _split(self, file: NpzFile, frames: int) -> dict[str, Tensor]:
         pool = self._rows(file, self.train_rows, frames)
         split = random_split(pool, {"train": self.train, "val": self.val}, self.split_seed)
         used = torch.cat([split["train"], split["val"]])
@@ -163,7 +168,7 @@ class MD17(MoleculeData):
         size = len(rest) if self.test is None else self.test
         return split | random_split(rest, {"test": size}, self.split_seed)
 
-    def _rows(self, file: np.lib.npyio.NpzFile, key: str | None, frames: int) -> Tensor:
+    def _rows(self, file: NpzFile, key: str | None, frames: int) -> Tensor:
         if key is None:
             return torch.arange(frames)
         if key not in file:
@@ -174,7 +179,7 @@ class MD17(MoleculeData):
         return rows
 
 
-def _open(path: Path) -> np.lib.npyio.NpzFile:
+def _open(path: Path) -> NpzFile:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if not zipfile.is_zipfile(path):
@@ -182,11 +187,11 @@ def _open(path: Path) -> np.lib.npyio.NpzFile:
     return np.load(path, allow_pickle=False)
 
 
-def _text(file: np.lib.npyio.NpzFile, key: str, default: str) -> str:
+def _text(file: NpzFile, key: str, default: str) -> str:
     return str(file[key]) if key in file else default
 
 
-def _numbers(file: np.lib.npyio.NpzFile, key: str, path: Path, unit: str) -> np.ndarray:
+def _numbers(file: NpzFile, key: str, path: Path, unit: str) -> np.ndarray:
     try:
         array = file[key]
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:

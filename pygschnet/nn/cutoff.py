@@ -72,7 +72,7 @@ class Cutoff(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"unknown cutoff function {form!r}: use one of {', '.join(FORMS)}")
-        if form != "none" and cutoff is None or cutoff is not None and not cutoff > 0:
+        if (form != "none" and cutoff is None) or (cutoff is not None and not cutoff > 0):
             raise ValueError(f"the cutoff function {form!r} needs a radius above 0 Å, got {cutoff}")
         self.cutoff, self.form = cutoff, form
 

@@ -22,7 +22,8 @@ class FilterNetwork(nn.Module):
     def __init__(self, gaussians: int, filters: int, final_activation: bool = True):
         super().__init__()
         self.gaussians, self.filters, self.final_activation = gaussians, filters, final_activation
-        self.layers = nn.ModuleList([dense(gaussians, filters), dense(filters, filters)])
+        self.dense_1 = dense(gaussians, filters)
+        self.dense_2 = dense(filters, filters)
 
     def forward(
         self, expansion: Float[Tensor, "edges attributes"], reach: slice = slice(None)
@@ -33,7 +34,6 @@ class FilterNetwork(nn.Module):
             expansion: e(d), or its columns in reach if the others are zero.
             reach: which columns those are.
         """
-        first, second = self.layers
-        hidden = shifted_softplus(F.linear(expansion, first.weight[:, reach], first.bias))
-        filters = second(hidden)
+        hidden = shifted_softplus(F.linear(expansion, self.dense_1.weight[:, reach], self.dense_1.bias))
+        filters = self.dense_2(hidden)
         return shifted_softplus(filters) if self.final_activation else filters

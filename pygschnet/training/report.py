@@ -66,7 +66,7 @@ class RunReport(pl.Callback):
             self.draw_learning_curves()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and not trainer.state.fn == "fit":
+        if not trainer.sanity_checking and trainer.state.fn != "fit":
             self._finish(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,7 +95,7 @@ class RunReport(pl.Callback):
 
     def draw_learning_curves(self) -> None:
         """Draw what Lightning's CSV logger has written."""
-        rows = []
+        rows: list[dict[str, str]] = []
         for path in sorted(self.run_dir.glob("logs/version_*/metrics.csv"), key=os.path.getmtime):
             with path.open() as file:
                 rows += csv.DictReader(file)
@@ -121,7 +121,7 @@ class RunReport(pl.Callback):
 
     def _facts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         data = trainer.datamodule
-        facts = {
+        facts: dict[str, Any] = {
             "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             "device": device_name(pl_module.device),
             "parameters": sum(p.numel() for p in pl_module.model.parameters()),
