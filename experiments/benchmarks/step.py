@@ -41,7 +41,7 @@ def endless(loader):
 def by_hand(data: MD17, steps: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of every part of every step."""
     module = make_module().to(device)
-    module.model.head.fit(*concatenate(data.train_dataloader().dataset))
+    module.model.head.fit(*concatenate(data.train_dataloader()))
     optimizer = module.optimizer(module.model.parameters())
     scheduler = module.scheduler(optimizer)
     batches = endless(data.train_dataloader())

@@ -11,8 +11,10 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
+from tqdm import tqdm
 
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
@@ -94,12 +96,14 @@ class AtomisticModule(LightningModule):
     def on_fit_start(self) -> None:
         """Take scale and shift from the training data, unless they are there already."""
         self.trainer.fit_loop.setup_data()
-        training_data = self.trainer.train_dataloader.dataset
-        first = training_data[0]
+        loader = self.trainer.train_dataloader
+        first = loader.dataset[0]
         if self.rho > 0 and "forces" not in first:
             raise InputError(f"rho = {self.rho} Å² trains on forces, but the data have none: set rho to 0")
         if not self.model.head.fitted:
-            self.model.head.fit(*concatenate(training_data))
+            everything = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
+            progress = tqdm(everything, "energies of the training data", delay=1, leave=False)
+            self.model.head.fit(*concatenate(progress))
             self.averaged.load_state_dict(self.model.state_dict())
         self.averaged.check(first.cpu())
 
@@ -173,8 +177,13 @@ class Errors(nn.ModuleDict):
                     self[f"{quantity}_{measure}"].update(getattr(prediction, quantity).flatten(), label)
 
 
-def concatenate(data: Iterable[Data]) -> tuple[Tensor, Tensor, Tensor]:
-    """Atomic numbers, molecule of each atom, and energies of many molecules."""
-    z, energy = zip(*((item.z.cpu(), item.energy.cpu()) for item in data), strict=True)
-    atoms = torch.tensor([len(numbers) for numbers in z])
-    return torch.cat(z), torch.arange(len(z)).repeat_interleave(atoms), torch.cat(energy)
+def concatenate(batches: Iterable[Data]) -> tuple[Tensor, Tensor, Tensor]:
+    """Atomic numbers, molecule of each atom, and energies of all molecules of all batches."""
+    z, sizes, energies = [], [], []
+    for data in batches:
+        batch, molecules = molecule_index(data)
+        z.append(data.z.cpu())
+        sizes.append(torch.bincount(batch, minlength=molecules).cpu())
+        energies.append(data.energy.cpu())
+    atoms = torch.cat(sizes)
+    return torch.cat(z), torch.arange(len(atoms)).repeat_interleave(atoms), torch.cat(energies)
