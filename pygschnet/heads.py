@@ -20,7 +20,7 @@ class Atomwise(nn.Module):
     """Energy as a sum over atoms: E = Σ_i σ·net(x_i) + μ + e0(Z_i).
 
     The network runs in float32; σ, μ and e0 are applied, and the sum taken, in float64, because total energies
-    near 10⁵ kcal/mol do not survive float32. Scale, shift and references are buffers: they travel with the model.
+    near 10⁵ kcal/mol do not survive float32. All three are buffers: they travel with the model.
 
     Args:
         features: length of the feature vectors.
@@ -28,13 +28,16 @@ class Atomwise(nn.Module):
         activation: of the hidden layer, "ssp" or "silu".
         aggregation: "sum", or "mean" for a property that does not grow with the molecule.
         zero_last_layer: start from the energy of the mean, as the released code of 2017 does.
+        scale: σ in eV, what one unit of network output stands for; if null the standard deviation of the training
+            energies (per atom for a sum), as in the released code.
+        shift: μ in eV; if null the mean of the training energies (per atom for a sum).
         references: energies of the isolated atoms in eV by element, such as {"H": -13.6}; zero where not given.
 
     Source: arXiv:1706.08566, section 4; released code for scale and shift.
     """
 
-    scale: Float[Tensor, ""]
-    shift: Float[Tensor, ""]
+    sigma: Float[Tensor, ""]
+    mu: Float[Tensor, ""]
     reference_energies: Float[Tensor, "elements"]
     elements: Bool[Tensor, "elements"]
 
@@ -45,18 +48,20 @@ class Atomwise(nn.Module):
         activation: Literal["ssp", "silu"] = "ssp",
         aggregation: Literal["sum", "mean"] = "sum",
         zero_last_layer: bool = False,
+        scale: float | None = None,
+        shift: float | None = None,
         references: Mapping[str, float] | None = None,
     ):
         super().__init__()
         self.features, self.hidden = features, features // 2 if hidden is None else hidden
         self.activation, self.aggregation, self.zero_last_layer = activation, aggregation, zero_last_layer
-        self.references = references
+        self.scale, self.shift, self.references = scale, shift, references
         self.dense_1 = dense(features, self.hidden)
         self.dense_2 = dense(self.hidden, 1)
         if zero_last_layer:
             nn.init.zeros_(self.dense_2.weight)
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("sigma", torch.tensor(1.0 if scale is None else scale, dtype=torch.float64))
+        self.register_buffer("mu", torch.tensor(0.0 if shift is None else shift, dtype=torch.float64))
         self.register_buffer("reference_energies", _table(references or {}))
         self.register_buffer("elements", torch.zeros(MAX_Z + 1, dtype=torch.bool))
 
@@ -66,7 +71,7 @@ class Atomwise(nn.Module):
         return bool(self.elements.any())
 
     def fit(self, z: Int[Tensor, "atoms"], batch: Int[Tensor, "atoms"], energy: Float[Tensor, "molecules"]) -> None:
-        """Set shift and scale to mean and standard deviation of the training energies, per atom for a sum.
+        """Take shift and scale, where they are not given, and the known elements from the training data.
 
         Args:
             z: atomic numbers of all training molecules.
@@ -79,10 +84,11 @@ class Atomwise(nn.Module):
         residual = energy - _per_molecule(self.reference_energies[z], batch, len(energy))
         if self.aggregation == "sum":
             residual = residual / torch.bincount(batch, minlength=len(energy))
+        if self.shift is None:
+            self.mu.copy_(residual.mean())
         deviation = residual.std(correction=0)
-        self.shift.copy_(residual.mean())
-        # equal energies, such as those of one molecule, leave the scale at 1 eV
-        self.scale.copy_(deviation if deviation > 1e-9 * residual.abs().max() else torch.ones(()))
+        if self.scale is None and deviation > 1e-9 * residual.abs().max():  # not for one molecule, or equal ones
+            self.sigma.copy_(deviation)
         self.elements[:] = False
         self.elements[z.unique()] = True
 
@@ -118,7 +124,7 @@ class Atomwise(nn.Module):
         """
         hidden = ACTIVATIONS[self.activation](self.dense_1(x))
         output = self.dense_2(hidden).squeeze(-1).double()
-        atomic = self.scale * output + self.shift + self.reference_energies[z]
+        atomic = self.sigma * output + self.mu + self.reference_energies[z]
         if self.aggregation == "mean":
             atomic = atomic / torch.bincount(batch, minlength=molecules)[batch]
         return _per_molecule(atomic, batch, molecules), atomic

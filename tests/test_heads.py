@@ -14,7 +14,7 @@ def test_fit_takes_mean_and_deviation_per_atom():
     head = Atomwise(8, references={"H": -1.0, "O": -10.0})
     z, batch = torch.tensor([1, 1, 8, 1, 1]), torch.tensor([0, 0, 0, 1, 1])
     head.fit(z, batch, torch.tensor([-12.0 + 3.0, -2.0 + 6.0]))  # residuals 1 and 3 per atom
-    assert head.shift.item() == 2.0 and head.scale.item() == 1.0
+    assert head.mu.item() == 2.0 and head.sigma.item() == 1.0
     assert head.elements.nonzero().flatten().tolist() == [1, 8]
     assert head.reference_energies[6] == 0
 
@@ -22,13 +22,13 @@ def test_fit_takes_mean_and_deviation_per_atom():
 def test_fit_for_a_mean_does_not_divide():
     head = Atomwise(8, aggregation="mean")
     head.fit(torch.tensor([1, 1, 1]), torch.tensor([0, 0, 1]), torch.tensor([4.0, 8.0]))
-    assert head.shift.item() == 6.0 and head.scale.item() == 2.0
+    assert head.mu.item() == 6.0 and head.sigma.item() == 2.0
 
 
 def test_equal_energies_leave_the_scale_alone():
     head = Atomwise(8)
     head.fit(torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([-13.6, -13.6]))
-    assert head.scale.item() == 1.0 and head.shift.item() == pytest.approx(-13.6)
+    assert head.sigma.item() == 1.0 and head.mu.item() == pytest.approx(-13.6)
 
 
 def test_mean_is_the_mean():
@@ -45,10 +45,10 @@ def test_total_energies_keep_the_digits_that_float32_loses():
     model = make_model("paper").float()
     data = [graph(ethanol(seed), model) for seed in range(8)]
     residual = torch.cat([model(one).energy for one in data]).detach()
-    model.head.shift.fill_(-97208.0 * KCAL / 9)
+    model.head.mu.fill_(-97208.0 * KCAL / 9)
     model = model.float()
-    assert model.head.shift.dtype == torch.float64 and model.head.dense_1.weight.dtype == torch.float32
-    total, offset = torch.cat([model(one).energy for one in data]).detach(), 9 * model.head.shift
+    assert model.head.mu.dtype == torch.float64 and model.head.dense_1.weight.dtype == torch.float32
+    total, offset = torch.cat([model(one).energy for one in data]).detach(), 9 * model.head.mu
     assert (total - offset - residual).abs().max() < 1e-9 * KCAL
     in_float32 = (residual.float() + offset.float()) - offset.float()
     assert (in_float32 - residual).abs().max() > 1e-3 * KCAL  # the negative control
@@ -65,3 +65,9 @@ def test_elements_outside_the_training_data():
 def test_unknown_reference_element():
     with pytest.raises(InputError, match="unknown element 'Hx'"):
         Atomwise(8, references={"Hx": 1.0})
+
+
+def test_given_scale_and_shift_are_kept():
+    head = Atomwise(8, scale=0.5, shift=-3.0)
+    head.fit(torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([-13.0, -14.0]))
+    assert head.sigma.item() == 0.5 and head.mu.item() == -3.0 and head.fitted

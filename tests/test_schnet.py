@@ -66,8 +66,8 @@ def test_equal_to_pyg(dtype):
     ours = pygschnet.preset("pyg")
     fill(theirs, pyg_names(6))
     fill(ours)
-    ours.head.shift.fill_(-3.0)
-    ours.head.scale.fill_(2.0)
+    ours.head.mu.fill_(-3.0)
+    ours.head.sigma.fill_(2.0)
     pos = data.pos.clone().requires_grad_()
     energy = theirs(data.z, pos, data.batch).flatten()
     forces = -torch.autograd.grad(energy.sum(), pos)[0]

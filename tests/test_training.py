@@ -124,17 +124,17 @@ def test_statistics_come_from_the_training_data(tmp_path):
     trainer(tmp_path, max_steps=1).fit(module, train, val)
     energies = torch.cat([frame.energy for frame in frames[4:]]) / 9
     for model in (module.model, module.averaged):
-        assert model.head.shift.item() == pytest.approx(energies.mean().item())
-        assert model.head.scale.item() == pytest.approx(energies.std(correction=0).item())
+        assert model.head.mu.item() == pytest.approx(energies.mean().item())
+        assert model.head.sigma.item() == pytest.approx(energies.std(correction=0).item())
         assert model.head.elements.nonzero().flatten().tolist() == [1, 6, 8]
 
 
 def test_a_fitted_head_is_left_alone(tmp_path):
     module, frames = small(), labelled(8)
     module.model.head.fit(*concatenate(frames))
-    module.model.head.shift.fill_(7.0)
+    module.model.head.mu.fill_(7.0)
     trainer(tmp_path, max_steps=1).fit(module, loaders(frames)[0])
-    assert module.model.head.shift.item() == 7.0
+    assert module.model.head.mu.item() == 7.0
 
 
 @pytest.mark.parametrize("rho", [0.0, 100.0])

@@ -110,7 +110,7 @@ class AtomisticModule(LightningModule):
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """The loss of a batch."""
         loss = energy_forces_loss(self.model(batch, forces=self.rho > 0), batch, self.rho)
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # when Lightning writes its logs
             self.log("train/loss", loss.detach(), batch_size=len(batch.energy), prog_bar=True)
             self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=1)
         return loss

@@ -47,11 +47,11 @@ def plot_parity(reference: np.ndarray, predicted: np.ndarray, quantity: str, uni
     left.plot(reference - origin, predicted - origin, ".", markersize=2, alpha=0.4, rasterized=True)
     ends = [reference.min() - origin, reference.max() - origin]
     left.plot(ends, ends, color="black", linewidth=0.8)
-    relative = f" − {origin:.2f}" if origin else ""
+    relative = f" {'−' if origin > 0 else '+'} {abs(origin):.2f}" if origin else ""
     left.set_xlabel(f"reference {quantity}{relative} ({unit})")
     left.set_ylabel(f"predicted {quantity}{relative} ({unit})")
     left.set_title(f"{len(reference)} test values")
-    right.hist(errors, bins=60)
+    right.hist(errors, bins=60, range=tuple(np.percentile(errors, [0.2, 99.8])))
     right.set_xlabel(f"error (m{unit})")
     right.set_ylabel("count")
     right.set_title(f"MAE {np.abs(errors).mean():.3g} m{unit}")
