@@ -221,7 +221,7 @@ def _torch_cluster(pos: Tensor, batch: Tensor, cutoff: float) -> Tensor:
     search = cutoff * (1 + 1e-6)  # rounding decides nothing: `_within` does, in the same way for all backends
     while True:
         edges = torch_cluster.radius_graph(pos, search, batch, max_num_neighbors=max(cap, 1))
-        if cap >= largest or int(torch.bincount(edges[1]).max()) < cap:
+        if cap >= largest or int(torch.bincount(edges[1], minlength=1).max()) < cap:
             break
         cap = min(largest, 4 * cap)  # some atom may have lost neighbours: again, with more room
     source, target = edges[:, _within(pos, edges, cutoff)]

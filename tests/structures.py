@@ -36,7 +36,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 0.5
+            scale = 0.7 / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 0.5
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return model
 

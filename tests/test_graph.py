@@ -57,6 +57,12 @@ def test_neighbours_beyond_the_first_guess_of_their_number(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_many_atoms_and_no_neighbour(backend):
+    pos = 10.0 * torch.arange(200, dtype=torch.float64)[:, None].expand(-1, 3)
+    assert RadiusGraph(1.0, backend)(Data(z=torch.ones(200, dtype=torch.long), pos=pos)).edge_index.shape == (2, 0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_distance_equal_to_the_cutoff_is_out(backend):
     pos = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]], dtype=torch.float64)
     assert RadiusGraph(1.0, backend)(Data(z=torch.ones(3, dtype=torch.long), pos=pos)).edge_index.numel() == 0
@@ -106,6 +112,17 @@ def test_periodic_edges_equal_a_sum_over_images(atoms):
     pairs, distances, both_ways = unique_pairs(data)
     assert both_ways and 2 * pairs.shape[1] == len(edges)
     torch.testing.assert_close(torch.cat([distances, distances]).sort()[0], edge_distances(data).sort()[0])
+
+
+def test_atoms_outside_their_cell():
+    """Moving an atom by a lattice vector changes shifts, but no edge vector."""
+    atoms = bulk("Si")
+    moved = atoms.copy()
+    moved.positions[1] += 3 * atoms.cell[0] - 2 * atoms.cell[2]
+    vectors = [edge_vectors(RadiusGraph(5.0)(from_atoms(one))) for one in (atoms, moved)]
+    assert len(vectors[0]) == len(vectors[1])
+    apart = torch.cdist(vectors[0], vectors[1], compute_mode="donot_use_mm_for_euclid_dist")
+    assert apart.min(dim=1)[0].max() < 1e-12 and apart.min(dim=0)[0].max() < 1e-12
 
 
 def test_edge_vectors_follow_positions_and_cell():

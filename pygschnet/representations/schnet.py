@@ -50,12 +50,8 @@ class SchNet(Representation):
     ):
         super().__init__()
         self.features, self.filters, self.interactions = features, filters, interactions
-        self.gaussians, self.gaussian_start, self.gaussian_stop, self.gamma = (
-            gaussians,
-            gaussian_start,
-            gaussian_stop,
-            gamma,
-        )
+        self.gaussians, self.gamma = gaussians, gamma
+        self.gaussian_start, self.gaussian_stop = gaussian_start, gaussian_stop
         self.cutoff, self.cutoff_form = cutoff, cutoff_form
         self.filter_final_activation, self.embedding_std = filter_final_activation, embedding_std
 
