@@ -50,6 +50,7 @@ SUBCOMMANDS = {
 NOISE = (
     ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
     ".*does not have many workers.*",  # batches are gathered in microseconds
+    ".*Checkpoint directory .* exists and is not empty.*",  # it is meant to be when a run is resumed
     ".*number of training batches .* is smaller than the logging interval.*",  # we count steps, not batches
 )
 """Warnings that ask nothing of the user."""

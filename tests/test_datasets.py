@@ -141,7 +141,7 @@ def test_a_pyg_loader_takes_the_items(write):
     assert torch.equal(batch.pos, next(iter(data.predict_dataloader())).pos[: 4 * 3])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_loaders(write, workers):
     data = read(write(), batch_size=4, eval_batch_size=3, num_workers=workers)
     train = [batch.energy for batch in data.train_dataloader()]
