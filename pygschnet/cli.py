@@ -72,7 +72,7 @@ class CLI(LightningCLI):
             {
                 "checkpoint.filename": "best",
                 "checkpoint.monitor": "val/loss",
-                "checkpoint.save_last": True,
+                "checkpoint.save_on_train_epoch_end": False,  # but after every validation
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -100,7 +100,11 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.report = RunReport(self._get(self.config, "run_dir"))
         settings = self._get(self.config_init, "trainer")
-        kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report]
+        # Lightning's save_last only saves where the best one is saved
+        last = ModelCheckpoint(
+            self.report.run_dir / "checkpoints", "last", save_on_train_epoch_end=False, enable_version_counter=False
+        )
+        kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, last]
         if settings["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
         if settings["logger"] is None and self.subcommand == "fit":
@@ -134,7 +138,7 @@ class CLI(LightningCLI):
             raise
 
     def after_fit(self) -> None:
-        best = self.trainer.checkpoint_callback.best_model_path
+        best = next(callback.best_model_path for callback in self.trainer.checkpoint_callbacks if callback.monitor)
         if not best:
             return  # interrupted before the first validation
         self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])

@@ -89,10 +89,10 @@ def test_fit_resume_test_predict(folder, pygschnet_command):
     assert "model, metrics and plots are in run" in resumed
     assert json.loads((run / "metrics.json").read_text())["steps"] == 12
     assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
-    steps = [
-        int(row["step"]) for path in sorted(run.glob("logs/*/metrics.csv")) for row in csv.DictReader(path.open())
-        if row["val/loss"]
-    ]  # fmt: skip
+    logs = sorted(run.glob("logs/*/metrics.csv"))
+    rows = [row for path in logs for row in csv.DictReader(path.read_text().splitlines())]
+    steps = [int(row["step"]) for row in rows if row["val/loss"]]
+    assert len(logs) == 2
     assert steps == sorted(steps) and steps[-1] >= 11
 
     before = json.loads((run / "metrics.json").read_text())["test"]
