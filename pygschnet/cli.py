@@ -22,7 +22,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
 from pygschnet.errors import InputError
 from pygschnet.export import PRESETS, preset_file, save
+from pygschnet.files import replacing
 from pygschnet.training import AtomisticModule, RunReport
+from pygschnet.training.checkpoint import AtomicCheckpointIO
 from pygschnet.training.report import device_name
 
 DESCRIPTION = f"""\
@@ -105,6 +107,7 @@ class CLI(LightningCLI):
             self.report.run_dir / "checkpoints", "last", save_on_train_epoch_end=False, enable_version_counter=False
         )
         kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, last]
+        kwargs["plugins"] = [*(settings["plugins"] or []), AtomicCheckpointIO()]
         if settings["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
         if settings["logger"] is None and self.subcommand == "fit":
@@ -136,9 +139,14 @@ class CLI(LightningCLI):
                     with contextlib.suppress(OSError):  # holds something else
                         folder.rmdir()
             raise
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if (self.report.run_dir / "checkpoints" / "last.ckpt").exists():
+                print(f"interrupted: pygschnet fit -c {self.report.run_dir}/config.yaml --ckpt_path last goes on")
+            raise
 
     def after_fit(self) -> None:
-        best = next(callback.best_model_path for callback in self.trainer.checkpoint_callbacks if callback.monitor)
+        savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+        best = next(saver.best_model_path for saver in savers if saver.monitor)
         if not best:
             return  # interrupted before the first validation
         self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
@@ -197,14 +205,9 @@ class SaveConfig(SaveConfigCallback):
 
 def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
     """Write those arrays that there are, whole or not at all."""
-    part = path.with_name(path.name + ".part")
     present: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **present)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **present)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import json
-import os
 import sys
 from importlib.metadata import version
 from importlib.resources import files
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pygschnet.errors import InputError
+from pygschnet.files import replacing
 from pygschnet.model import AtomisticModel
 from pygschnet.units import UNITS
 
@@ -66,14 +66,9 @@ def save(model: AtomisticModel, path: str | Path, summary: dict[str, Any] | None
         "head": architecture(model.head),
         "summary": summary or {},
     }
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
+    with replacing(path) as part:
         save_file(tensors, part, {"pygschnet": json.dumps(description)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> AtomisticModel:

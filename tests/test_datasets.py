@@ -181,6 +181,11 @@ def bad(name, index, value):
         ({}, {"val": -1}, "must not be negative"),
         ({}, {"train_rows": "train_09"}, "no rows 'train_09'; it has z, R, E, F"),
         ({"rows": np.array([0, 20])}, {"train_rows": "rows"}, "must list rows between 0 and 19"),
+        (
+            {"a": np.arange(12), "b": np.arange(10, 20)},
+            {"train_rows": "a", "test_rows": "b", "val": 2},
+            r"2 frames of b are also used for training or validation \(from a\)",
+        ),
         ({}, {"layout": "rmd17"}, "has no nuclear_charges, coords, energies, which the layout rmd17 needs"),
         ({}, {"batch_size": 0}, "batch sizes must be 1 or more"),
     ],

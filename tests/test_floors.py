@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pygschnet"
 FLOORS = (
-    {"errors", "presets"},
+    {"errors", "files", "presets"},
     {"units", "kernels"},
     {"graph", "nn"},
     {"representations", "heads"},

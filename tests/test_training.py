@@ -1,5 +1,7 @@
 """The loss, the averages, the schedule, and that training trains."""
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -9,6 +11,7 @@ from torch_geometric.loader import DataLoader
 
 from pygschnet import Atomwise, InputError, Prediction, RadiusGraph, SchNet
 from pygschnet.training import AtomisticModule, ContinuousDecay, energy_forces_loss
+from pygschnet.training.checkpoint import AtomicCheckpointIO
 from pygschnet.training.module import concatenate
 from tests.structures import ethanol, graph, make_model, randomise
 
@@ -179,6 +182,21 @@ def test_gradient_clipping_and_accumulation(tmp_path):
     run = trainer(tmp_path, max_epochs=1, gradient_clip_val=1e-3, accumulate_grad_batches=2)
     run.fit(module, train, val)
     assert run.global_step == 1
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    store, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    store.save_checkpoint({"step": 1}, path)
+
+    def full(self, content):
+        open(self, "wb").close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.save_checkpoint({"step": 2}, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert torch.load(path, weights_only=True) == {"step": 1}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pygschnet.files import replacing
+
 
 def plot_learning_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], units: dict[str, str], path: Path) -> None:
     """Draw quantities against the training step, one panel each, errors on a logarithmic scale.
@@ -59,4 +61,5 @@ def plot_parity(reference: np.ndarray, predicted: np.ndarray, quantity: str, uni
 
 
 def _write(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(path)
+    with replacing(path) as part:
+        FigureCanvasAgg(figure).print_png(part)

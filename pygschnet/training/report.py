@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pygschnet.files import replacing
 from pygschnet.model import Prediction
 from pygschnet.training.plots import plot_learning_curves, plot_parity
 from pygschnet.units import UNITS, energy_factor
@@ -163,12 +164,8 @@ def table(metrics: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a JSON file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def device_name(device: torch.device) -> str:
