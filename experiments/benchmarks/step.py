@@ -107,7 +107,7 @@ def now(device: torch.device) -> float:
 
 def summary(seconds: list[float]) -> dict[str, float]:
     low, median, high = np.percentile(np.array(seconds) * 1000, [25, 50, 75])
-    return {"median_ms": round(median, 3), "quartiles_ms": [round(low, 3), round(high, 3)]}
+    return {"median_ms": round(float(median), 3), "quartiles_ms": [round(float(low), 3), round(float(high), 3)]}
 
 
 if __name__ == "__main__":
