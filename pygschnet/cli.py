@@ -99,6 +99,9 @@ class CLI(LightningCLI):
         for name, parser in self._subcommand_parsers.items():
             parser.description = SUBCOMMANDS[name]
 
+    def _parse_ckpt_path(self) -> None:
+        """Read no settings from checkpoints: ours hold none, the configuration does."""
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.report = RunReport(self._get(self.config, "run_dir"))
         settings = self._get(self.config_init, "trainer")
@@ -149,7 +152,7 @@ class CLI(LightningCLI):
         best = next(saver.best_model_path for saver in savers if saver.monitor)
         if not best:
             return  # interrupted before the first validation
-        self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+        self.model.load_state_dict(AtomicCheckpointIO().load_checkpoint(best)["state_dict"])
         self.trainer.validate(self.model, self.datamodule, verbose=False)
         self.trainer.test(self.model, self.datamodule, verbose=False)
         save(self.model.averaged, self.report.run_dir / "model.safetensors", self.report.record)

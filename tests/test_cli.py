@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,28 @@ def test_missing_forces(folder, pygschnet_command):
     np.savez("frames.npz", **arrays)
     assert "the data have none: set rho to 0" in pygschnet_command(*FIT, code=1)
     assert not (folder / "run").exists()
+
+
+class Malicious:
+    def __reduce__(self):
+        return (Path("planted").touch, ())
+
+
+@pytest.mark.parametrize("damage", ["pickle", "planted", "cut", "empty"])
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_checkpoints_that_are_none(folder, pygschnet_command, damage, command):
+    pygschnet_command(*FIT)
+    for path in (folder / "run/checkpoints").iterdir():
+        if damage == "pickle":
+            path.write_bytes(pickle.dumps(Malicious()))
+        elif damage == "planted":
+            torch.save({"state_dict": Malicious()}, path)
+        else:
+            path.write_bytes(path.read_bytes()[:-2000] if damage == "cut" else b"")
+    resume = ("--ckpt_path", "last", "--trainer.max_steps", "12") if command == "fit" else ()
+    error = pygschnet_command(command, "-c", "run/config.yaml", *resume, code=1)
+    assert "is not a checkpoint, or is damaged" in error
+    assert not (folder / "planted").exists()
 
 
 def test_nothing_to_test(folder, pygschnet_command):
