@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             InputError: if it is none, is damaged, or holds more than tensors and plain values.
         """
+        content = io.BytesIO(Path(path).read_bytes())
         try:
-            return torch.load(path, map_location, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise InputError(f"{path} is not a checkpoint, or is damaged: {str(error).splitlines()[0]}") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is odd about a foreign file does not matter
+                return torch.load(content, map_location, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path} is not a checkpoint, or is damaged: {reason}") from None
