@@ -153,7 +153,7 @@ def unique_pairs(data: Data) -> tuple[Int[Tensor, "2 pairs"], Float[Tensor, "pai
     forward = source < target
     half = copy.copy(data)
     if "edge_shift" in data:  # an atom and its own images: of the shifts S and −S the lexicographically larger
-        order = data.edge_shift.sign() @ data.edge_shift.new_tensor([4, 2, 1])
+        order = (data.edge_shift.sign() * data.edge_shift.new_tensor([4, 2, 1])).sum(-1)
         forward = forward | ((source == target) & (order > 0))
         half.edge_shift = data.edge_shift[forward]
     half.edge_index = data.edge_index[:, forward]

@@ -80,7 +80,7 @@ class Atomwise(nn.Module):
 
         Source: the released code of 2017: mean and population standard deviation of (E − Σ e0) / n.
         """
-        energy = energy.double()
+        z, batch, energy = (tensor.to(self.mu.device) for tensor in (z, batch, energy.double()))
         residual = energy - _per_molecule(self.reference_energies[z], batch, len(energy))
         if self.aggregation == "sum":
             residual = residual / torch.bincount(batch, minlength=len(energy))
@@ -106,7 +106,7 @@ class Atomwise(nn.Module):
         Raises:
             InputError: naming the element and those known.
         """
-        unknown = z[~self.elements[z]]
+        unknown = z[~self.elements.to(z.device)[z]]
         if self.fitted and len(unknown):
             known = ", ".join(chemical_symbols[number] for number in self.elements.nonzero().flatten().tolist())
             raise InputError(f"this model has not been trained on {chemical_symbols[unknown[0]]}, only on {known}")

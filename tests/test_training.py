@@ -42,12 +42,11 @@ def loaders(frames, batch_size=4, val=4):
 def trainer(tmp_path, **settings) -> pl.Trainer:
     return pl.Trainer(
         default_root_dir=tmp_path,
-        accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"log_every_n_steps": 1} | settings,
+        **{"log_every_n_steps": 1, "accelerator": "cpu"} | settings,
     )
 
 
@@ -177,11 +176,29 @@ def test_plateau_schedule(tmp_path):
 
 
 def test_gradient_clipping_and_accumulation(tmp_path):
-    module = small()
+    module, weights = small(ema_decay=0.9), {}
+    initial = [parameter.detach().clone() for parameter in module.model.parameters()]
+
+    class Record(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            weights[trainer.global_step] = [parameter.detach().clone() for parameter in module.model.parameters()]
+
     train, val = loaders(labelled(12))
-    run = trainer(tmp_path, max_epochs=1, gradient_clip_val=1e-3, accumulate_grad_batches=2)
+    run = trainer(tmp_path, max_epochs=2, gradient_clip_val=1e-3, accumulate_grad_batches=2, callbacks=[Record()])
     run.fit(module, train, val)
-    assert run.global_step == 1
+    assert run.global_step == 2
+    for average, start, one, two in zip(module.averaged.parameters(), initial, weights[1], weights[2], strict=True):
+        expected = 0.9 * (0.9 * start + 0.1 * one) + 0.1 * two  # four batches, but two steps, so two updates
+        torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_training_on_a_gpu(tmp_path):
+    module = small()
+    train, val = loaders(labelled(8))
+    run = trainer(tmp_path, max_steps=2, accelerator="cuda", devices=1)
+    run.fit(module, train, val)
+    assert run.test(module, val, verbose=False)[0]["test/forces_mae"] > 0
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def by_hand(data: MD17, steps: int, device: torch.device) -> dict[str, list[floa
         lap("backward")
         optimizer.step()
         scheduler.step()
-        module.on_train_batch_end(None, batch, 0)
+        module.update_average()
         lap("optimiser, schedule, average")
         times.setdefault("step by hand", []).append(clock[-1] - clock[0])
     return {part: values[WARM_UP:] for part, values in times.items()}

@@ -90,6 +90,7 @@ class AtomisticModule(LightningModule):
         self.model = AtomisticModel(representation, head)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.rho, self.optimizer, self.scheduler, self.ema_decay = rho, optimizer, scheduler, ema_decay
+        self._averaged_step = 0
         self._average: Callable[..., None] = get_ema_multi_avg_fn(ema_decay)
         self.errors = nn.ModuleDict({stage: Errors() for stage in ("val", "test", "test_without_ema")})
 
@@ -116,7 +117,13 @@ class AtomisticModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Data, batch_idx: int) -> None:
-        """Update the averaged weights."""
+        """Update the averaged weights if the optimiser has stepped, which it may do after several batches."""
+        if self.global_step > self._averaged_step:
+            self._averaged_step = self.global_step
+            self.update_average()
+
+    def update_average(self) -> None:
+        """Move the averaged weights towards the trained ones."""
         with torch.no_grad():
             self._average(list(self.averaged.parameters()), list(self.model.parameters()), 0)
 
