@@ -99,6 +99,14 @@ def test_average_follows_the_formula(tmp_path):
     )
 
 
+def test_a_second_fit_goes_on_averaging(tmp_path):
+    module, (train, _) = small(rho=0.0), loaders(labelled(8))
+    trainer(tmp_path, max_steps=4).fit(module, train)
+    before = [average.clone() for average in module.averaged.parameters()]
+    trainer(tmp_path, max_steps=2).fit(module, train)  # a new Trainer counts from zero
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.averaged.parameters(), strict=True))
+
+
 def test_evaluation_uses_the_average(tmp_path):
     module, frames = small(), labelled(6)
     module.model.head.fit(*concatenate(frames))

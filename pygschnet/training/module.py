@@ -90,7 +90,7 @@ class AtomisticModule(LightningModule):
         self.model = AtomisticModel(representation, head)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.rho, self.optimizer, self.scheduler, self.ema_decay = rho, optimizer, scheduler, ema_decay
-        self._averaged_step = 0
+        self._averaged_step = 0  # of the optimiser, when the average was last updated
         self._average: Callable[..., None] = get_ema_multi_avg_fn(ema_decay)
         self.errors = nn.ModuleDict({stage: Errors() for stage in ("val", "test", "test_without_ema")})
 
@@ -107,6 +107,10 @@ class AtomisticModule(LightningModule):
             self.model.head.fit(*concatenate(progress))
             self.averaged.load_state_dict(self.model.state_dict())
         self.averaged.check(first.cpu())
+
+    def on_train_start(self) -> None:
+        """Count optimiser steps from here: this may be a resumed run, or a second one with a new Trainer."""
+        self._averaged_step = self.global_step
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """The loss of a batch."""
