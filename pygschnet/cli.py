@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -22,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
 from pygschnet.errors import InputError
 from pygschnet.export import PRESETS, preset_file, save
-from pygschnet.files import replacing
+from pygschnet.files import write_npz
 from pygschnet.training import AtomisticModule, RunReport
 from pygschnet.training.checkpoint import AtomicCheckpointIO
 from pygschnet.training.report import device_name
@@ -177,7 +176,8 @@ class CLI(LightningCLI):
         energy, forces, _, atomic_energies = (
             None if parts[0] is None else torch.cat(parts).cpu().numpy() for parts in zip(*predictions, strict=True)
         )
-        write_npz(path, atoms=atoms.numpy(), energy=energy, forces=forces, atomic_energies=atomic_energies)
+        arrays = {"atoms": atoms.numpy(), "energy": energy, "forces": forces, "atomic_energies": atomic_energies}
+        write_npz(path, {name: array for name, array in arrays.items() if array is not None})
         print(f"energies (eV), forces (eV/Å) and atomic energies (eV) of {len(atoms)} molecules are in {path}")
 
     def _choose_checkpoint(self) -> None:
@@ -204,13 +204,6 @@ class SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             config.ckpt_path = None  # where a resumed run began is not how to use it
             self.parser.save(config, path, skip_none=False, overwrite=True)
-
-
-def write_npz(path: Path, **arrays: np.ndarray | None) -> None:
-    """Write those arrays that there are, whole or not at all."""
-    present: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
-    with replacing(path) as part, part.open("wb") as file:
-        np.savez(file, **present)
 
 
 def main() -> None:

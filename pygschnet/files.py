@@ -1,9 +1,12 @@
 """Files that are written whole or not at all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 @contextmanager
@@ -15,9 +18,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Args:
         path: of the file that is wanted.
     """
-    part = Path(path).with_name(Path(path).name + ".part")
+    part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
     try:
         yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an npz file, whole or not at all."""
+    content: dict[str, Any] = dict(arrays)
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **content)

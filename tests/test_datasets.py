@@ -13,8 +13,8 @@ from torch_geometric.loader import DataLoader
 
 from pygschnet import InputError, RadiusGraph
 from pygschnet.datasets import MD17, Molecules
-from pygschnet.datasets.base import random_split
-from pygschnet.units import energy_factor, length_factor
+from pygschnet.datasets.splits import random_split
+from pygschnet.units import energy_factor, unit_factor
 from tests.structures import SHARED, molecules
 
 KCAL = 0.0433641
@@ -53,7 +53,6 @@ def test_md17_layout(write):
     torch.testing.assert_close(item.forces, torch.from_numpy(raw["F"][7] * KCAL), rtol=1e-5, atol=0)
     assert item.energy.dtype == item.pos.dtype == torch.float64
     assert torch.equal(item.edge_index, RadiusGraph(1.2)(item.clone()).edge_index)
-    assert (data.layout, data.energy_unit, data.length_unit) == ("md17", "kcal/mol", "Å")
 
 
 def test_energies_in_a_column_and_units_in_the_file(write):
@@ -71,7 +70,7 @@ def test_rmd17_layouts(write):
     new = {"energies": raw["E"], "forces": raw["F"]}
     old = {"old_energies": raw["E"] - 5, "old_forces": 2 * raw["F"]}
     path = write(**names, **new, **old)
-    assert read(path).layout == "rmd17"
+    assert torch.equal(read(path).molecules[3].forces, read(path, layout="rmd17").molecules[3].forces)
     torch.testing.assert_close(read(path, layout="rmd17_old").molecules[3].forces, 2 * read(path).molecules[3].forces)
     assert read(path, layout="rmd17_old").molecules[3].energy < read(path).molecules[3].energy
 
@@ -99,7 +98,7 @@ def test_official_split_of_rmd17():
     with np.load(path) as file:
         used = torch.cat([data.split["train"], data.split["val"]]).sort()[0]
         assert torch.equal(used, torch.from_numpy(file["train_01"].astype(np.int64)).sort()[0])
-    with pytest.raises(InputError, match="frames of test_02 are also used for training"):
+    with pytest.raises(InputError, match="5 molecules are both in train_01 and in test_02"):
         read(path, train=950, val=50, train_rows="train_01", test_rows="test_02")
 
 
@@ -113,8 +112,7 @@ def test_split_depends_on_its_own_seed_only(write):
     assert first.describe_split()["sha256"] != third.describe_split()["sha256"]
     parts = [first.split[name].tolist() for name in ("train", "val", "test")]
     assert sorted([*parts[0], *parts[1], *parts[2]]) == list(range(20))
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    assert first.describe()["sha256"] == digest
+    assert first.describe()["files"] == {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 
 @settings(deadline=None, max_examples=20)
@@ -124,7 +122,9 @@ def test_batches_are_what_pyg_would_make(several, data):
     ptr = torch.tensor([0, *(len(one.z) for one in several)]).cumsum(0)
     z, pos = torch.cat([one.z for one in several]), torch.cat([one.pos for one in several])
     energy = torch.arange(len(several), dtype=torch.float64)
-    flat = Molecules(z, pos, ptr, {"energy": energy}, {"forces": 2 * pos}, RadiusGraph(2.0))
+    arrays = {"z": z, "pos": pos, "ptr": ptr, "energy": energy, "forces": 2 * pos}
+    arrays = {name: array.numpy() for name, array in arrays.items()}
+    flat = Molecules(arrays, ["z", "pos", "forces"], ["energy"], RadiusGraph(2.0))
     index = data.draw(st.lists(st.integers(0, len(several) - 1), min_size=1, max_size=5))
     ours, theirs = flat.batch(index), Batch.from_data_list([flat[k] for k in index])
     assert set(ours.keys()) == set(theirs.keys())
@@ -148,7 +148,7 @@ def test_loaders(write, workers):
     assert [len(energy) for energy in train] == [4, 4, 2]
     assert torch.equal(torch.cat(train).sort()[0], data.molecules.batch(data.split["train"]).energy.sort()[0])
     everything = torch.cat([batch.energy for batch in data.predict_dataloader()])
-    assert torch.equal(everything, data.molecules.molecules["energy"])
+    assert torch.equal(everything, torch.tensor(data.store["energy"]))
     assert sum(len(batch.energy) for batch in data.test_dataloader()) == 5
 
 
@@ -168,23 +168,23 @@ def bad(name, index, value):
         (bad("z", 0, 120), {}, "holds 1…120"),
         (bad("R", (2, 1), frames()["R"][2, 0]), {}, "stand on the same spot"),
         ({"z": np.zeros(0)}, {}, "must list the atomic numbers"),
-        ({"z": np.array([8, 1])}, {}, r"R of .* has the shape \[20, 3, 3\]; 20 frames of 2 atoms need \[20, 2, 3\]"),
-        ({"E": np.zeros(19)}, {}, r"E of .* has the shape \[19\]; 20 frames of 3 atoms need"),
+        ({"z": np.array([8, 1])}, {}, r"R of .* has the shape \[20, 3, 3\]; z of .* of \[2\] needs \[frames, 2, 3\]"),
+        ({"E": np.zeros(19)}, {}, r"E of .* has the shape \[19\]; 20 molecules of 60 atoms need \[20\]"),
         ({"F": np.zeros((20, 3))}, {}, r"F of .* has the shape \[20, 3\]"),
         ({"E": None, "e": np.zeros(20)}, {}, "has no E, which the layout md17 needs; it has z, R, F, e"),
         ({"E": np.array(["a"] * 20)}, {}, "not numbers"),
-        ({"e_unit": "kcal"}, {}, "unknown unit of energy 'kcal': use one of ev, mev, ha"),
-        ({}, {"length_unit": "pm"}, "unknown unit of length 'pm'"),
+        ({"e_unit": "kcal"}, {}, "'kcal' is no unit of energy: give one like eV"),
+        ({}, {"length_unit": "mile"}, "unknown unit 'mile' in 'mile': use ev, mev, ha"),
         ({}, {"train": 18, "val": 5}, "18 for train .* 5 for val = 23 structures asked for, but only 20 are there"),
         ({}, {"test": 6}, "6 for test = 6 structures asked for, but only 5 are there"),
-        ({}, {"train": 0}, "at least one training frame"),
+        ({}, {"train": 0}, "at least one training molecule"),
         ({}, {"val": -1}, "must not be negative"),
-        ({}, {"train_rows": "train_09"}, "no rows 'train_09'; it has z, R, E, F"),
-        ({"rows": np.array([0, 20])}, {"train_rows": "rows"}, "must list rows between 0 and 19"),
+        ({}, {"train_rows": "train_09"}, "no set of rows, word or file 'train_09'; there are: none"),
+        ({"rows": np.array([0, 20])}, {"train_rows": "rows"}, "no set of rows, word or file 'rows'; there are: none"),
         (
             {"a": np.arange(12), "b": np.arange(10, 20)},
             {"train_rows": "a", "test_rows": "b", "val": 2},
-            r"2 frames of b are also used for training or validation \(from a\)",
+            "2 molecules are both in a and in b: choose sets that belong together",
         ),
         ({}, {"layout": "rmd17"}, "has no nuclear_charges, coords, energies, which the layout rmd17 needs"),
         ({}, {"batch_size": 0}, "batch sizes must be 1 or more"),
@@ -225,7 +225,7 @@ def test_a_damaged_array(write):
 def test_units():
     assert energy_factor("Hartree") == energy_factor(" ha ") == pytest.approx(27.211386, rel=1e-8)
     assert energy_factor("kcal/mol") == pytest.approx(0.0433641, rel=1e-5)
-    assert length_factor("Å") == length_factor("Ang") == 1.0
+    assert unit_factor("Å") == unit_factor("Ang") == 1.0
 
 
 @given(st.integers(1, 30), st.integers(0, 2**31))

@@ -1,105 +1,292 @@
-"""What every data set offers: a `LightningDataModule` with a split that has its own seed."""
+"""What every data set offers: a `LightningDataModule` with units, a split that has its own seed, and fast batches."""
 
 import hashlib
+import json
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from filelock import FileLock
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
+from pygschnet.datasets.border import Block
+from pygschnet.datasets.convert import compositions, field_names, write_edges_file, write_molecules
 from pygschnet.datasets.molecules import Molecules, Selection
+from pygschnet.datasets.readers import check_file
+from pygschnet.datasets.sampler import BatchSampler
+from pygschnet.datasets.splits import Size, check_split, describe_split, draw_split, group_split, read_rows, read_split
+from pygschnet.datasets.store import FORMAT, Store
 from pygschnet.errors import InputError
-
-SPLITS = ("train", "val", "test")
+from pygschnet.graph import Backend, RadiusGraph
 
 
 class MoleculeData(LightningDataModule, ABC):
     """A data set and its split into training, validation and test molecules.
 
+    The raw files are read once, checked, and converted to eV and Å in a memory-mapped file in the cache, which all
+    processes share and which opens at once the next time.
+
     Args:
+        train: number of training molecules, or their fraction if below 1; null for all that are left.
+        val: number or fraction of validation molecules.
+        test: number or fraction of test molecules.
+        train_rows: where training molecules, and validation molecules if val_rows is null, are drawn from: the name of
+            a set of rows in the data ("train_01" of rMD17), a word such as a file's name or "config_type=MD_300K", or
+            a file that lists row numbers from 0; null for all molecules but those of the other two.
+        val_rows: the same for validation molecules.
+        test_rows: the same for test molecules.
+        group_by: draw whole groups, so that a molecule in the test set is unknown to the training: "composition", or a
+            kind of word in the data such as "group"; the sizes then count groups.
+        split_file: npz file with the arrays train, val and test, as every run writes one; instead of all of the above.
+        split_seed: of the random draw, apart from the seed of the training.
         batch_size: molecules per training batch.
         eval_batch_size: molecules per batch of validation, test and prediction.
+        max_atoms: fill training batches with as many molecules as have this many atoms, instead of batch_size.
+        max_edges: the same with edges.
+        shuffle_seed: of the order of the training molecules, which differs from epoch to epoch.
         num_workers: processes that prepare batches; 0 prepares them in the training process.
+        cutoff: radius of the edges in Å; null for all pairs. The command line takes it from the model.
+        edges: "torch_cluster", "vesin", or "auto" for the first that is installed.
+        store_edges: find the edges once and keep them in the cache; if false, anew for every batch.
+        cache: folder for converted files; null for PYGSCHNET_CACHE, or pygschnet in the user's cache folder.
     """
 
-    def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int):
+    def __init__(
+        self,
+        train: int | float | None = 0.8,
+        val: int | float | None = 0.1,
+        test: int | float | None = None,
+        train_rows: str | None = None,
+        val_rows: str | None = None,
+        test_rows: str | None = None,
+        group_by: str | None = None,
+        split_file: str | None = None,
+        split_seed: int = 0,
+        batch_size: int = 32,
+        eval_batch_size: int = 256,
+        max_atoms: int | None = None,
+        max_edges: int | None = None,
+        shuffle_seed: int = 0,
+        num_workers: int = 0,
+        cutoff: float | None = None,
+        edges: Backend = "auto",
+        store_edges: bool = True,
+        cache: str | None = None,
+    ):
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
             raise InputError(f"batch sizes must be 1 or more, got {batch_size} and {eval_batch_size}")
+        if train is not None and train <= 0:
+            raise InputError(f"at least one training molecule is needed, got train = {train}")
+        if max_atoms is not None and max_edges is not None:
+            raise InputError("give max_atoms or max_edges, not both")
+        if max_edges is not None and not store_edges:
+            raise InputError("max_edges needs to know the edges of all molecules: set store_edges to true")
+        self.sizes: dict[str, Size] = {"train": train, "val": val, "test": test}
+        self.rows = {"train": train_rows, "val": val_rows, "test": test_rows}
+        self.group_by, self.split_file, self.split_seed = group_by, split_file, split_seed
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.max_atoms, self.max_edges, self.shuffle_seed = max_atoms, max_edges, shuffle_seed
+        self.graph, self.store_edges = RadiusGraph(cutoff, edges), store_edges
+        self.cache = Path(cache) if cache else cache_folder()
         self.molecules: Molecules | None = None
         self.split: dict[str, Tensor] = {}
 
     @abstractmethod
-    def read(self) -> tuple[Molecules, dict[str, Tensor]]:
-        """The molecules and the indices of each of `SPLITS`."""
+    def files(self) -> list[Path]:
+        """The raw files, downloaded if they are not there yet."""
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Where the data come from, for the record of a run: path, hash, units."""
+    def blocks(self) -> Iterator[Block]:
+        """All molecules of the raw files."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """All arguments that decide what `blocks` gives, in terms of JSON."""
+
+    def row_sets(self) -> Mapping[str, np.ndarray]:
+        """Named sets of molecules that the files define, such as official splits."""
+        return {}
+
+    def isolated_atoms(self) -> Mapping[str, float]:
+        """Energies of isolated atoms by element in eV, if the data set has them apart from its molecules."""
+        return {}
+
+    def prepare_data(self) -> None:
+        """Convert the raw files, and find the edges, unless that has been done."""
+        self.convert()
 
     def setup(self, stage: str) -> None:
-        """Read the data, once."""
+        """Open the converted data, once."""
         if self.molecules is None:
-            self.molecules, self.split = self.read()
+            store, edges = self.convert()
+            self.store, self.molecules = store, Molecules(store, *field_names(store.metadata), self.graph, edges)
+            self.split = self._split()
+            check_split(self.split, len(self.molecules))
+
+    def convert(self) -> tuple[Store, Store | None]:
+        """The converted data and their edges, made first if they are not in the cache.
+
+        Of several processes that want the same at once one converts and the others wait.
+        """
+        files = self.files()
+        for path in files:
+            check_file(path)
+        if [path.suffix for path in files] == [".safetensors"]:  # converted by hand
+            store = Store(files[0])
+        else:
+            key = json.dumps([type(self).__name__, FORMAT, self.settings(), [str(path.resolve()) for path in files]])
+            name = f"{files[0].name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
+            states = [[path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+            store = _cached(self.cache / name, {"states": states}, self.write)
+        if not self.store_edges:
+            return store, None
+        if store.metadata.get("cutoff") == self.graph.cutoff:
+            return store, store
+        geometry = {name: store.metadata["sha256"][name] for name in ("ptr", "pos", "cell", "pbc") if name in store}
+        path = self.cache / f"{store.path.stem}-edges-{self.graph.cutoff:g}.safetensors"
+        wanted = {"geometry": geometry, "cutoff": self.graph.cutoff}
+        return store, _cached(path, wanted, lambda path, extra: write_edges_file(path, store, self.graph, extra))
+
+    def write(self, path: Path, extra: Mapping[str, Any] | None = None, edges: bool = False) -> None:
+        """Convert the raw files to a data file.
+
+        Args:
+            path: of the file to write.
+            extra: entries for its metadata.
+            edges: whether to store the edges with it.
+        """
+        metadata = {"source": self.describe_source(), "isolated_atoms": dict(self.isolated_atoms()), **(extra or {})}
+        write_molecules(path, self.blocks(), self.row_sets(), metadata, self.graph if edges else None)
+
+    def describe_source(self) -> dict[str, Any]:
+        """What was read and how: class, arguments, and for each file path and hash."""
+        hashes = {}
+        for path in self.files():
+            with path.open("rb") as file:
+                hashes[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"class": type(self).__name__, **self.settings(), "files": hashes}
+
+    def describe(self) -> dict[str, Any]:
+        """Where the data come from, for the record of a run."""
+        return self.store.metadata["source"] | {"split_seed": self.split_seed}
 
     def describe_split(self) -> dict[str, Any]:
         """Sizes of the split and a hash of its indices."""
-        digest = hashlib.sha256()
-        for name in SPLITS:
-            digest.update(name.encode() + self.split[name].numpy().tobytes())
-        return {name: len(self.split[name]) for name in SPLITS} | {"sha256": digest.hexdigest()}
+        return describe_split(self.split)
+
+    @property
+    def reference_energies(self) -> dict[str, float]:
+        """Energies of isolated atoms by element in eV, from the data set or from single atoms among its molecules."""
+        return self.store.metadata["isolated_atoms"]
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the training molecules, shuffled."""
-        return self._loader("train", self.batch_size, shuffle=True)
+        molecules = self._molecules()
+        train = self.split["train"].numpy()
+        sizes, budget = np.ones(len(train), np.int64), self.batch_size
+        if self.max_atoms is not None:
+            sizes, budget = np.diff(molecules.arrays["ptr"])[train], self.max_atoms
+        if self.max_edges is not None:
+            sizes, budget = np.diff(molecules.edges["edge_ptr"])[train], self.max_edges
+        return self._loader("train", BatchSampler(sizes, budget, shuffle=True, seed=self.shuffle_seed))
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation molecules."""
-        return self._loader("val", self.eval_batch_size)
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:
         """Batches of the test molecules."""
-        return self._loader("test", self.eval_batch_size)
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
         """Batches of all molecules, in the order of the file."""
-        return self._loader(None, self.eval_batch_size)
+        return self._loader(None)
 
-    def _loader(self, name: str | None, batch_size: int, shuffle: bool = False) -> DataLoader:
-        assert self.molecules is not None, "setup has not been called"
-        indices = torch.arange(len(self.molecules)) if name is None else self.split[name]
+    def _loader(self, name: str | None, sampler: BatchSampler | None = None) -> DataLoader:
+        indices = torch.arange(len(self._molecules())) if name is None else self.split[name]
         return DataLoader(
-            Selection(self.molecules, indices),
-            batch_size=batch_size,
-            shuffle=shuffle,
+            Selection(self._molecules(), indices),
+            batch_size=None,  # the sampler gives whole batches
+            sampler=sampler or BatchSampler(np.ones(len(indices), np.int64), self.eval_batch_size),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_already_a_batch,
         )
 
+    def _molecules(self) -> Molecules:
+        assert self.molecules is not None, "setup has not been called"
+        return self.molecules
 
-def random_split(pool: Tensor, sizes: dict[str, int], seed: int) -> dict[str, Tensor]:
-    """Draw disjoint sets at random from a pool of indices, in the order of `sizes`.
+    def _split(self) -> dict[str, Tensor]:
+        if self.split_file is not None:
+            return read_split(Path(self.split_file))
+        single = torch.from_numpy(np.diff(self.store["ptr"]) == 1)
+        everything = torch.arange(len(single))
+        if not single.all():
+            everything = everything[~single]  # isolated atoms are references, not molecules to learn from
+        pools = {name: self._named(rows) for name, rows in self.rows.items() if rows is not None}
+        for one, other in combinations(pools, 2):
+            if shared := int(torch.isin(pools[one], pools[other]).sum()):
+                raise InputError(
+                    f"{shared} molecules are both in {self.rows[one]} and in {self.rows[other]}: "
+                    "choose sets that belong together"
+                )
+        if self.group_by is None:
+            return draw_split(everything, pools, self.sizes, self.split_seed)
+        return group_split(self._groups(self.group_by), everything, pools, self.sizes, self.split_seed)
 
-    Args:
-        pool: the indices to draw from.
-        sizes: how many to draw for each name.
-        seed: of the draw, apart from every other seed.
+    def _named(self, name: str) -> Tensor:
+        """The molecules of a set of rows, of a word, or of a list in a file."""
+        if f"rows.{name}" in self.store:
+            return torch.from_numpy(self.store[f"rows.{name}"].copy())
+        words: dict[str, list[str]] = self.store.metadata["words"]
+        kind, _, word = name.rpartition("=")
+        for other, known in words.items():
+            if word in known and kind in ("", other):
+                return torch.from_numpy(np.flatnonzero(self.store[f"words.{other}"] == known.index(word)))
+        if Path(name).is_file():
+            return read_rows(Path(name))
+        sets = [row.removeprefix("rows.") for row in self.store if row.startswith("rows.")]
+        sets += [f"{kind}={word}" for kind, known in words.items() for word in known[:20]]
+        raise InputError(f"the data have no set of rows, word or file {name!r}; there are: {', '.join(sets) or 'none'}")
 
-    Raises:
-        InputError: if more are asked for than there are.
-    """
-    wanted = " + ".join(f"{size} for {name}" for name, size in sizes.items())
-    if min(sizes.values()) < 0:
-        raise InputError(f"sizes of a split must not be negative: {wanted}")
-    if sum(sizes.values()) > len(pool):
-        raise InputError(f"{wanted} = {sum(sizes.values())} structures asked for, but only {len(pool)} are there")
-    order = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))]
-    return dict(zip(sizes, order.split([*sizes.values(), len(pool) - sum(sizes.values())]), strict=False))
+    def _groups(self, kind: str) -> Tensor:
+        """A number for each molecule, equal for members of the same group."""
+        if kind == "composition":
+            return torch.from_numpy(compositions(self.store))
+        if kind not in self.store.metadata["words"]:
+            kinds = ["composition", *self.store.metadata["words"]]
+            raise InputError(f"the data have no groups {kind!r}; there are: {', '.join(kinds)}")
+        return torch.from_numpy(self.store[f"words.{kind}"].astype(np.int64))
+
+
+def cache_folder() -> Path:
+    """Where converted files are kept if nobody says otherwise."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PYGSCHNET_CACHE") or home / "pygschnet" / "data")
+
+
+def _cached(path: Path, wanted: Mapping[str, Any], write: Callable[[Path, Mapping[str, Any]], None]) -> Store:
+    """A file of the cache, written first unless it is there with the metadata that are wanted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        try:
+            store = Store(path)
+        except InputError:  # not there, or damaged
+            store = None
+        if store is None or any(store.metadata.get(name) != value for name, value in wanted.items()):
+            write(path, wanted)
+            store = Store(path)
+        return store
 
 
 def _already_a_batch(batch: Batch) -> Batch:

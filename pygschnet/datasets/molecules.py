@@ -1,88 +1,109 @@
 """Molecules in flat arrays: a batch is a few gathers instead of thirty-two Python objects."""
 
+import copy
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 from tqdm import tqdm
 
+from pygschnet.datasets.store import Columns, Store
 from pygschnet.graph import RadiusGraph
 
 CHUNK = 1024  # molecules whose edges are found at once
+PAGES = 1 << 16  # bytes that the system maps around an address that is touched
+RELEASE = 1 << 27  # bytes that may be mapped by random reads before they are let go
+
+_EMPTY_BATCH = Batch()  # a copy is twenty times faster than another one
 
 
 class Molecules(Dataset):
-    """Molecules, their labels and their edges, in memory. An item is a `Data`; `batch` gives many at once.
+    """Molecules, their labels and their edges. An item is a `Data`; `batch` gives many at once.
 
     Args:
-        z: atomic numbers of all molecules, one after the other.
-        pos: positions, Å.
-        ptr: the first atom of each molecule, and the number of atoms.
-        molecule_labels: fields with a row per molecule, such as the energy.
-        atom_labels: fields with a row per atom, such as forces.
-        graph: how to find the edges.
+        arrays: z and pos of all molecules, one after the other; ptr, the first atom of each and the number of atoms;
+            labels with a row per atom or per molecule.
+        per_atom: names of the arrays with a row per atom, z and pos among them.
+        per_molecule: names of those with a row per molecule.
+        graph: how edges are found when a batch is made, if `edges` are not given.
+        edges: arrays as `write_edges` makes them, for the cutoff of `graph`.
     """
 
     def __init__(
         self,
-        z: Int[Tensor, "atoms"],
-        pos: Float[Tensor, "atoms 3"],
-        ptr: Int[Tensor, "boundaries"],
-        molecule_labels: Mapping[str, Tensor],
-        atom_labels: Mapping[str, Tensor],
+        arrays: Mapping[str, np.ndarray],
+        per_atom: Sequence[str],
+        per_molecule: Sequence[str],
         graph: RadiusGraph,
+        edges: Mapping[str, np.ndarray] | None = None,
     ):
-        self.ptr = ptr
-        self.atoms = {"z": z, "pos": pos, **atom_labels}
-        self.molecules = dict(molecule_labels)
-        self.edge_index, self.edge_ptr = self._find_edges(graph)
-        self.molecules["edge_cutoff"] = torch.full((len(self),), graph.cutoff, dtype=torch.float64)
+        self.arrays, self.edges, self.graph = arrays, edges, graph
+        self.per_atom, self.per_molecule = tuple(per_atom), tuple(per_molecule)
+        self._stores = [store for store in (arrays, edges) if isinstance(store, Store) and store.size > RELEASE]
+        self._touched = 0
 
     def __len__(self) -> int:
-        return len(self.ptr) - 1
+        return len(self.arrays["ptr"]) - 1
 
     def __getitem__(self, index: int) -> Data:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no molecule {index}, only 0 to {len(self) - 1}")
         return self.batch([index])[0]
 
-    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+    def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The molecules of these indices as one PyG batch."""
-        index = torch.as_tensor(indices)
-        rows, ptr = gather(self.ptr, index)
-        edges, edge_ptr = gather(self.edge_ptr, index)
-        molecules = torch.arange(len(index))
-        first_atom = ptr[:-1].repeat_interleave(edge_ptr.diff())
-        fields = {name: field[rows] for name, field in self.atoms.items()}
-        fields |= {name: field[index] for name, field in self.molecules.items()}
-        fields["edge_index"] = self.edge_index[:, edges] + first_atom
-        batch = Batch(**fields, batch=molecules.repeat_interleave(ptr.diff()), ptr=ptr)
+        index = np.asarray(indices)
+        rows, ptr = gather(self.arrays["ptr"], index)
+        atoms = {name: _tensor(self.arrays[name].take(rows, axis=0)) for name in self.per_atom}
+        molecules = {name: _tensor(self.arrays[name].take(index, axis=0)) for name in self.per_molecule}
+        fields = atoms | molecules
+        fields["batch"] = torch.from_numpy(np.arange(len(index)).repeat(ptr[1:] - ptr[:-1]))
+        fields["ptr"] = torch.from_numpy(ptr)
+        edges, edge_ptr = self._edges(fields, index, ptr)
+        batch = copy.copy(_EMPTY_BATCH)
+        batch._store._mapping.update(fields | edges)
+        self._release(len(index))
         # what PyG needs to take the batch apart again
-        per_molecule = torch.arange(len(index) + 1)
-        batch._num_graphs = len(index)
-        batch._slice_dict = {name: ptr for name in self.atoms} | {name: per_molecule for name in self.molecules}
-        batch._slice_dict["edge_index"] = edge_ptr
-        batch._inc_dict = {name: torch.zeros(len(index), dtype=torch.long) for name in fields}
-        batch._inc_dict["edge_index"] = ptr[:-1]
+        per_molecule, zeros = torch.arange(len(index) + 1), torch.zeros(len(index), dtype=torch.long)
+        slices = dict.fromkeys(atoms, fields["ptr"]) | dict.fromkeys(molecules, per_molecule)
+        slices |= dict.fromkeys(edges, edge_ptr) | {"edge_cutoff": per_molecule}
+        batch._num_graphs, batch._slice_dict = len(index), slices
+        batch._inc_dict = dict.fromkeys(slices, zeros) | {"edge_index": fields["ptr"][:-1]}
         return batch
 
-    def _find_edges(self, graph: RadiusGraph) -> tuple[Tensor, Tensor]:
-        edges, counts = [], []
-        for first in tqdm(range(0, len(self), CHUNK), "finding edges", delay=1, leave=False):
-            index = torch.arange(first, min(first + CHUNK, len(self)))
-            rows, ptr = gather(self.ptr, index)
-            batch = torch.arange(len(index)).repeat_interleave(ptr.diff())
-            chunk = graph(Data(z=self.atoms["z"][rows], pos=self.atoms["pos"][rows], batch=batch, ptr=ptr))
-            molecule = batch[chunk.edge_index[1]]
-            edges.append(chunk.edge_index - ptr[molecule])
-            counts.append(torch.bincount(molecule, minlength=len(index)))
-        edge_ptr = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(counts).cumsum(0)])
-        return torch.cat(edges, dim=1), edge_ptr
+    def _edges(self, fields: dict[str, Tensor], index: np.ndarray, ptr: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+        """The edges of a batch, stored or found now, and where those of each molecule begin."""
+        if self.edges is None:
+            found = self.graph(Data(**fields))
+            counts = torch.bincount(found.batch[found.edge_index[1]], minlength=len(index))
+            names = [name for name in ("edge_index", "edge_shift", "edge_cutoff") if name in found]
+            return {name: found[name] for name in names}, torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        rows, edge_ptr = gather(self.edges["edge_ptr"], index)
+        first_atom = ptr[:-1].repeat(edge_ptr[1:] - edge_ptr[:-1])
+        edge_index = np.empty((2, len(rows)), np.int64)
+        for row, name in enumerate(("edge_source", "edge_target")):
+            np.add(self.edges[name].take(rows), first_atom, out=edge_index[row])
+        edges = {"edge_index": torch.from_numpy(edge_index)}
+        if "edge_shift" in self.edges:
+            edges["edge_shift"] = _tensor(self.edges["edge_shift"].take(rows, axis=0))
+        edges["edge_cutoff"] = torch.full((len(index),), self.graph.cutoff, dtype=torch.float64)
+        return edges, torch.from_numpy(edge_ptr)
+
+    def _release(self, molecules: int) -> None:
+        """Keep the process small: random reads would map the whole file in the end."""
+        self._touched += molecules * PAGES * (len(self.per_atom) + len(self.per_molecule) + 3)
+        if self._touched > RELEASE:
+            self._touched = 0
+            for store in self._stores:
+                store.release()
 
 
 class Selection(Dataset):
-    """Some of the molecules. A `DataLoader` that asks for several at once gets them as one `Batch`.
+    """Some of the molecules. Whoever asks for several at once gets them as one `Batch`.
 
     Args:
         molecules: all of them.
@@ -90,23 +111,59 @@ class Selection(Dataset):
     """
 
     def __init__(self, molecules: Molecules, indices: Int[Tensor, "selected"]):
-        self.molecules, self.indices = molecules, indices
+        self.molecules, self.indices = molecules, indices.numpy()
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Data:
+    def __getitem__(self, index: int | list[int]) -> Data:
+        if isinstance(index, list):
+            return self.__getitems__(index)
         return self.molecules[int(self.indices[index])]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         return self.molecules.batch(self.indices[indices])
 
 
+def write_edges(molecules: Molecules, columns: Columns) -> None:
+    """Find the edges of all molecules and append them: edge_source, edge_target, edge_ptr, edge_shift.
+
+    Sources and targets are counted from the first atom of their molecule, in the smallest integers that hold them.
+    """
+    without = Molecules(molecules.arrays, *_geometry(molecules), molecules.graph)
+    largest = int(np.diff(molecules.arrays["ptr"]).max(initial=1))
+    small = np.min_scalar_type(-largest)
+    total = 0
+    columns.append("edge_ptr", np.zeros(1, np.int64))
+    for first in tqdm(range(0, len(molecules), CHUNK), "finding edges", delay=1, leave=False):
+        batch = without.batch(range(first, min(first + CHUNK, len(molecules))))
+        ptr = batch._slice_dict["edge_index"].numpy()
+        local = batch.edge_index - batch.ptr[batch.batch[batch.edge_index[1]]]
+        columns.append("edge_source", local[0].numpy().astype(small))
+        columns.append("edge_target", local[1].numpy().astype(small))
+        columns.append("edge_ptr", total + ptr[1:])
+        total += int(ptr[-1])
+        if "edge_shift" in batch:
+            columns.append("edge_shift", batch.edge_shift.numpy().astype(np.int16))
+    columns.metadata["cutoff"] = molecules.graph.cutoff
+
+
 def gather(
-    ptr: Int[Tensor, "boundaries"], index: Int[Tensor, "ranges"]
-) -> tuple[Int[Tensor, "rows"], Int[Tensor, "new_boundaries"]]:
+    ptr: Int[np.ndarray, "boundaries"], index: Int[np.ndarray, "ranges"]
+) -> tuple[Int[np.ndarray, "rows"], Int[np.ndarray, "new_boundaries"]]:
     """The rows ptr[i] … ptr[i+1] − 1 for every i of `index`, and where each range begins among them."""
-    counts = ptr[index + 1] - ptr[index]
-    new_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    shift = (ptr[index] - new_ptr[:-1]).repeat_interleave(counts)
-    return torch.arange(len(shift)) + shift, new_ptr
+    first = ptr.take(index)
+    counts = ptr.take(index + 1) - first
+    new_ptr = np.zeros(len(index) + 1, np.int64)
+    np.cumsum(counts, out=new_ptr[1:])
+    return (first - new_ptr[:-1]).repeat(counts) + np.arange(new_ptr[-1]), new_ptr
+
+
+def _geometry(molecules: Molecules) -> tuple[list[str], list[str]]:
+    return ["z", "pos"], [name for name in ("cell", "pbc") if name in molecules.per_molecule]
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    if array.dtype.kind == "b":
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64, copy=False))

@@ -1,0 +1,212 @@
+"""Readers: arrays out of npz, HDF5 and everything that ASE reads. What the numbers mean is decided at the border."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers
+from numpy.lib.npyio import NpzFile
+
+from pygschnet.datasets.border import ALIASES, PER_ATOM, PER_MOLECULE, Block, complete_units, find_keys, make_block
+from pygschnet.errors import InputError
+
+Keys = Mapping[str, str | None]
+Units = Mapping[str, str]
+
+CHUNK = 1000  # structures that become one block
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[NpzFile]:
+    """An npz file, never one that would run code.
+
+    Raises:
+        InputError: if it is none, or is cut short.
+    """
+    check_file(path)
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not an npz file, or is cut short")
+    with np.load(path, allow_pickle=False) as file:
+        yield file
+
+
+def array_of(file: NpzFile, key: str, path: Path) -> np.ndarray:
+    """An array of an npz file.
+
+    Raises:
+        InputError: if it is damaged, or holds objects instead of numbers.
+    """
+    try:
+        return file[key]
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{key} of {path} cannot be read: {error}") from None
+
+
+def read_npz(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
+    """All molecules of an npz file, in any layout of `border`.
+
+    Args:
+        path: of the file.
+        keys: name of the array for each field; the usual names are tried for the others, null leaves a field out.
+        units: of the fields; eV and Å, and what follows from them, if not given.
+    """
+    with open_npz(path) as file:
+        found = find_keys(file.files, keys, str(path))
+        raw = {name: array_of(file, key, path) for name, key in found.items()}
+        raw["z"] = _numbers_of(raw["z"])
+        yield make_block(raw, complete_units(units), found, str(path))
+
+
+def row_sets(path: Path, keys: Keys) -> dict[str, np.ndarray]:
+    """Arrays of an npz file that list some of its molecules by number, such as official splits."""
+    with open_npz(path) as file:
+        mapped = find_keys(file.files, keys, str(path))
+        pos = array_of(file, mapped["pos"], path)
+        molecules = len(file[mapped["n_atoms"]]) if "n_atoms" in mapped and pos.ndim == 2 else len(pos)
+        sets = {}
+        for key in set(file.files) - set(mapped.values()):
+            try:
+                rows = file[key]
+            except ValueError:  # objects: not read, nor wanted
+                continue
+            listed = rows.ndim == 1 and rows.dtype.kind in "iu" and 0 < len(rows) == len(np.unique(rows))
+            if listed and rows.min() >= 0 and rows.max() < molecules:
+                sets[key] = rows.astype(np.int64)
+        return sets
+
+
+def read_hdf5(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
+    """All groups of an HDF5 file that hold elements and positions: ANI-1, ANI-1x, QM7-X and others.
+
+    A group may hold one structure or many of one composition; the word `group` of each structure names the molecule:
+    the group itself if it holds many, the one above if it holds one.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(f"reading {path} needs h5py: pip install h5py") from None
+    check_file(path)
+    complete = complete_units(units)
+    try:
+        with h5py.File(path) as file:
+            groups: list[str] = []
+            file.visititems(lambda name, item: groups.append(name) if isinstance(item, h5py.Group) else None)
+            held = 0
+            for name in ["/", *groups]:
+                group = file[name]
+                if not all(set(group) & {keys.get(field) or "", *ALIASES[field]} for field in ("z", "pos")):
+                    continue
+                found = find_keys(list(group), keys, f"{path}, group {name},")
+                raw = {field: np.asarray(group[key]) for field, key in found.items()}
+                raw["z"] = _numbers_of(raw["z"])
+                block = make_block(raw, complete, found, f"{path}, group {name},")
+                molecule = name if raw["pos"].ndim == 3 else name.rpartition("/")[0]
+                block.words["group"] = [molecule or "/"] * len(block.n_atoms)
+                held += len(block.n_atoms)
+                yield block
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} is not an HDF5 file, or is damaged: {error}") from None
+    if not held:
+        raise InputError(f"no group of {path} holds elements and positions: name them with keys")
+
+
+def read_ase(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) -> Iterator[Block]:
+    """All structures of an extended xyz file, an ASE database, or any other file that ASE reads.
+
+    Args:
+        path: of the file.
+        keys: name for each field among the properties per atom, per structure, and of the calculator.
+        units: of the fields; those of ASE if not given.
+        words: names of properties to keep as words, such as config_type.
+    """
+    check_file(path)
+    complete = complete_units(units)
+    structures = _rows(path) if path.suffix == ".db" else _images(path)
+    found: dict[str, str] = {}
+    count = 0
+    while chunk := _safely(lambda: list(islice(structures, CHUNK)), path):
+        found = found or find_keys(chunk[0].keys(), keys, str(path))
+        raw = _stack(chunk, found, str(path), count)
+        block = make_block(raw, complete, found, f"{path} (from structure {count} on)")
+        for word in words:
+            block.words[word] = [str(structure.get(word, "")) for structure in chunk]
+        count += len(chunk)
+        yield block
+    if not count:
+        raise InputError(f"{path} holds no structures")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+
+
+def _images(path: Path) -> Iterator[dict[str, Any]]:
+    for atoms in ase.io.iread(path, ":"):
+        yield _fields(atoms) | (atoms.calc.results if atoms.calc is not None else {})
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with ase.db.connect(path) as database:
+        for row in database.select():
+            results = {name: row[name] for name in ("energy", "forces", "stress", "dipole", "charges") if name in row}
+            yield {**_fields(row.toatoms(attach_calculator=False)), **row.key_value_pairs, **row.data, **results}
+
+
+def _fields(atoms: Atoms) -> dict[str, Any]:
+    return {**atoms.info, **atoms.arrays, "cell": atoms.cell.array, "pbc": atoms.pbc}
+
+
+def _safely(read: Callable[[], list[dict[str, Any]]], path: Path) -> list[dict[str, Any]]:
+    """ASE's readers fail in many ways; all mean that the file is not what it should be."""
+    try:
+        return read()
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _stack(chunk: list[dict[str, Any]], found: Mapping[str, str], source: str, first: int) -> dict[str, np.ndarray]:
+    n_atoms = np.array([len(structure["numbers"]) for structure in chunk])
+    raw: dict[str, np.ndarray] = {"n_atoms": n_atoms}
+    for name, key in found.items():
+        for number, structure in enumerate(chunk, first):
+            if key not in structure and name == "forces" and len(structure["numbers"]) == 1:
+                structure[key] = np.zeros((1, 3))  # of an isolated atom
+            if key not in structure:
+                raise InputError(
+                    f"structure {number} of {source} has no {key}, the first has: remove it, or set keys.{name} to null"
+                )
+        values = [np.asarray(structure[key]) for structure in chunk]
+        per_atom = all(value.shape[:1] == (n,) for value, n in zip(values, n_atoms, strict=True))
+        per_atom = name in PER_ATOM or (per_atom and name not in PER_MOLECULE)
+        try:
+            raw[name] = np.concatenate(values) if per_atom else np.stack(values)
+        except ValueError as error:
+            raise InputError(f"{key} of {source} differs in shape between structures: {error}") from None
+    return raw
+
+
+def _numbers_of(z: np.ndarray) -> np.ndarray:
+    """Atomic numbers, also from symbols."""
+    if z.dtype.kind not in "SUO":
+        return z
+    symbols = [symbol.decode() if isinstance(symbol, bytes) else str(symbol) for symbol in z.ravel()]
+    unknown = sorted(set(symbols) - set(atomic_numbers))
+    if unknown:
+        raise InputError(f"{', '.join(map(repr, unknown))} are no elements")
+    return np.array([atomic_numbers[symbol] for symbol in symbols]).reshape(z.shape)

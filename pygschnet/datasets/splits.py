@@ -1,0 +1,172 @@
+"""Splits: which molecules are for training, validation and test. A split has its own seed and is part of the record."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pygschnet.datasets.readers import array_of, open_npz
+from pygschnet.errors import InputError
+from pygschnet.files import write_npz
+
+SPLITS = ("train", "val", "test")
+
+Size = int | float | None
+
+
+def random_split(pool: Tensor, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+    """Draw disjoint sets at random from a pool of indices, in the order of `sizes`.
+
+    Args:
+        pool: the indices to draw from.
+        sizes: how many to draw for each name.
+        seed: of the draw, apart from every other seed.
+
+    Raises:
+        InputError: if more are asked for than there are.
+    """
+    wanted = " + ".join(f"{size} for {name}" for name, size in sizes.items())
+    if min(sizes.values()) < 0:
+        raise InputError(f"sizes of a split must not be negative: {wanted}")
+    if sum(sizes.values()) > len(pool):
+        raise InputError(f"{wanted} = {sum(sizes.values())} structures asked for, but only {len(pool)} are there")
+    order = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))]
+    return dict(zip(sizes, order.split([*sizes.values(), len(pool) - sum(sizes.values())]), strict=False))
+
+
+def draw_split(
+    everything: Tensor, pools: Mapping[str, Tensor], sizes: Mapping[str, Size], seed: int
+) -> dict[str, Tensor]:
+    """Draw training and validation sets, then a test set from what they leave.
+
+    Args:
+        everything: all indices.
+        pools: the indices that a set of `SPLITS` may hold; for training, if not given, everything but the other pools;
+            for validation the pool of training; for test everything that is not used.
+        sizes: of each set, a number, or a fraction of its pool if below 1; null for all that are left.
+        seed: of the draws.
+
+    Raises:
+        InputError: if more are asked for than there are.
+    """
+    reserved = torch.cat([everything[:0], *(pools[name] for name in ("val", "test") if name in pools)])
+    shared = pools.get("train", everything[~torch.isin(everything, reserved)])
+    counts = {name: _count(sizes[name], len(pools.get(name, shared))) for name in SPLITS}
+    later = 0 if "test" in pools or "train" in pools else counts["test"]
+    together = ["train", "val"] if "val" not in pools else ["train"]
+    missing = [name for name in together if counts[name] is None]
+    if len(missing) > 1 or (missing and later is None):
+        raise InputError("only one of train, val and test can take all that are left: give the others a size")
+    for name in missing:
+        counts[name] = len(shared) - sum(counts[other] for other in together if other != name) - later
+    split = random_split(shared, {name: counts[name] for name in together}, seed)
+    if "val" in pools:
+        split |= random_split(pools["val"], {"val": _all(counts["val"], pools["val"])}, seed)
+    used = torch.cat([split["train"], split["val"], reserved])
+    rest = pools.get("test", everything[~torch.isin(everything, used)])
+    return split | random_split(rest, {"test": _all(counts["test"], rest)}, seed)
+
+
+def group_split(
+    groups: Tensor, everything: Tensor, pools: Mapping[str, Tensor], sizes: Mapping[str, Size], seed: int
+) -> dict[str, Tensor]:
+    """Like `draw_split`, but draws whole groups: no group has members in two sets. Sizes count groups.
+
+    Args:
+        groups: a number for each molecule, the same for members of the same group.
+        everything: all indices.
+        pools: the indices that a set may hold.
+        sizes: numbers or fractions of groups.
+        seed: of the draws.
+    """
+    group_pools = {name: groups[pool].unique() for name, pool in pools.items()}
+    drawn = draw_split(groups[everything].unique(), group_pools, sizes, seed)
+    return {
+        name: (pool := pools.get(name, everything))[torch.isin(groups[pool], members)]
+        for name, members in drawn.items()
+    }
+
+
+def check_split(split: Mapping[str, Tensor], molecules: int) -> None:
+    """Refuse a split whose sets share molecules, name one twice, or name one that is not there.
+
+    Raises:
+        InputError: saying how many and which is the first.
+    """
+    seen = torch.full((molecules,), -1, dtype=torch.long)
+    for number, name in enumerate(SPLITS):
+        rows = split[name]
+        if len(rows) and (rows.min() < 0 or rows.max() >= molecules):
+            raise InputError(
+                f"the {name} set names molecules {rows.min()} to {rows.max()}; there are 0 to {molecules - 1}"
+            )
+        shared = rows[seen[rows] >= 0]
+        if len(shared):
+            other = SPLITS[seen[shared[0]]]
+            raise InputError(f"{len(shared)} molecules, {shared[0]} first, are in the {other} and in the {name} set")
+        if len(rows.unique()) < len(rows):
+            raise InputError(f"the {name} set names {len(rows) - len(rows.unique())} molecules twice")
+        seen[rows] = number
+
+
+def describe_split(split: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sizes of the sets, and a hash of their indices."""
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        digest.update(name.encode() + split[name].numpy().tobytes())
+    return {name: len(split[name]) for name in SPLITS} | {"sha256": digest.hexdigest()}
+
+
+def write_split(split: Mapping[str, Tensor], path: Path) -> None:
+    """Write the indices to an npz file with arrays train, val and test."""
+    write_npz(path, {name: split[name].numpy() for name in SPLITS})
+
+
+def read_split(path: Path) -> dict[str, Tensor]:
+    """A split from an npz file, with arrays train, val, test, or SchNetPack's train_idx, val_idx, test_idx.
+
+    Raises:
+        InputError: if an array is missing, or does not list indices.
+    """
+    split = {}
+    with open_npz(path) as file:
+        for name in SPLITS:
+            key = next((key for key in (name, f"{name}_idx") if key in file.files), None)
+            if key is None:
+                raise InputError(f"{path} has no array {name} or {name}_idx; it has {', '.join(file.files)}")
+            split[name] = _indices(array_of(file, key, path), f"{key} of {path}")
+    return split
+
+
+def read_rows(path: Path) -> Tensor:
+    """Indices from a text file (numbers apart by spaces, commas or lines), a npy file, or a JSON list; from 0."""
+    try:
+        if path.suffix == ".npy":
+            rows = np.load(path, allow_pickle=False)
+        elif path.suffix == ".json":
+            rows = np.array(json.loads(path.read_text()))
+        else:
+            rows = np.array(path.read_text().replace(",", " ").split()).astype(np.int64)
+    except ValueError as error:
+        raise InputError(f"{path} does not list row numbers: {error}") from None
+    return _indices(rows, str(path))
+
+
+def _indices(rows: np.ndarray, what: str) -> Tensor:
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise InputError(f"{what} must list row numbers; it holds {rows.dtype} of shape {list(rows.shape)}")
+    return torch.from_numpy(rows.astype(np.int64))
+
+
+def _count(size: Size, pool: int) -> int | None:
+    """A size as a number: fractions are of the pool."""
+    return round(size * pool) if isinstance(size, float) and 0 < size < 1 else None if size is None else int(size)
+
+
+def _all(count: int | None, pool: Tensor) -> int:
+    return len(pool) if count is None else count
