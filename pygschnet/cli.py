@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
+from pygschnet import data_cli
 from pygschnet.errors import InputError
 from pygschnet.export import PRESETS, preset_file, save
 from pygschnet.files import write_npz
@@ -37,6 +38,7 @@ Everything a run produces stands in its folder, --run_dir; fit ends with the err
   pygschnet fit -c runs/ethanol/config.yaml --ckpt_path last      resume
   pygschnet test -c runs/ethanol/config.yaml                      test the best checkpoint again
   pygschnet predict -c runs/ethanol/config.yaml --data.path other.npz
+  pygschnet data info data/ethanol.npz                            look at data; also convert, download
 """
 
 
@@ -212,6 +214,8 @@ def main() -> None:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
     try:
+        if sys.argv[1:2] == ["data"]:
+            return data_cli.main(sys.argv[2:])
         sys.argv[1:] = [_expand_preset(argument) for argument in sys.argv[1:]]
         CLI(
             AtomisticModule,

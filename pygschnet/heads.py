@@ -31,7 +31,8 @@ class Atomwise(nn.Module):
         scale: σ in eV, what one unit of network output stands for; if null the standard deviation of the training
             energies (per atom for a sum), as in the released code.
         shift: μ in eV; if null the mean of the training energies (per atom for a sum).
-        references: energies of the isolated atoms in eV by element, such as {"H": -13.6}; zero where not given.
+        references: energies of the isolated atoms in eV by element, such as {"H": -13.6}, zero where not given; "data"
+            for those that come with the data; "least_squares" for those that fit the training energies best.
 
     Source: arXiv:1706.08566, section 4; released code for scale and shift.
     """
@@ -50,7 +51,7 @@ class Atomwise(nn.Module):
         zero_last_layer: bool = False,
         scale: float | None = None,
         shift: float | None = None,
-        references: Mapping[str, float] | None = None,
+        references: Mapping[str, float] | Literal["data", "least_squares"] | None = None,
     ):
         super().__init__()
         self.features, self.hidden = features, features // 2 if hidden is None else hidden
@@ -62,7 +63,7 @@ class Atomwise(nn.Module):
             nn.init.zeros_(self.dense_2.weight)
         self.register_buffer("sigma", torch.tensor(1.0 if scale is None else scale, dtype=torch.float64))
         self.register_buffer("mu", torch.tensor(0.0 if shift is None else shift, dtype=torch.float64))
-        self.register_buffer("reference_energies", _table(references or {}))
+        self.register_buffer("reference_energies", _table(references if isinstance(references, Mapping) else {}))
         self.register_buffer("elements", torch.zeros(MAX_Z + 1, dtype=torch.bool))
 
     @property
@@ -70,17 +71,31 @@ class Atomwise(nn.Module):
         """Whether `fit` has seen training data."""
         return bool(self.elements.any())
 
-    def fit(self, z: Int[Tensor, "atoms"], batch: Int[Tensor, "atoms"], energy: Float[Tensor, "molecules"]) -> None:
-        """Take shift and scale, where they are not given, and the known elements from the training data.
+    def fit(
+        self,
+        z: Int[Tensor, "atoms"],
+        batch: Int[Tensor, "atoms"],
+        energy: Float[Tensor, "molecules"],
+        isolated_atoms: Mapping[str, float] | None = None,
+    ) -> None:
+        """Take references, shift and scale, as far as they are not given, and the known elements from training data.
 
         Args:
             z: atomic numbers of all training molecules.
             batch: the molecule of each atom.
             energy: energies of the molecules, in eV.
+            isolated_atoms: energies in eV by element, for the references "data".
+
+        Raises:
+            InputError: if the references asked for are not in the data, or cannot be told from them.
 
         Source: the released code of 2017: mean and population standard deviation of (E − Σ e0) / n.
         """
         z, batch, energy = (tensor.to(self.mu.device) for tensor in (z, batch, energy.double()))
+        if self.references == "data":
+            self.reference_energies.copy_(_complete(isolated_atoms or {}, z))
+        elif self.references == "least_squares":
+            self.reference_energies.copy_(least_squares_references(z, batch, energy))
         residual = energy - _per_molecule(self.reference_energies[z], batch, len(energy))
         if self.aggregation == "sum":
             residual = residual / torch.bincount(batch, minlength=len(energy))
@@ -132,6 +147,43 @@ class Atomwise(nn.Module):
 
 def _per_molecule(atomic: Tensor, batch: Tensor, molecules: int) -> Tensor:
     return atomic.new_zeros(molecules).index_add(0, batch, atomic)
+
+
+def least_squares_references(
+    z: Int[Tensor, "atoms"], batch: Int[Tensor, "atoms"], energy: Float[Tensor, "molecules"]
+) -> Float[Tensor, "elements"]:
+    """Energies per element whose sum over the atoms of a molecule comes nearest to its energy, in eV.
+
+    Args:
+        z: atomic numbers of all molecules.
+        batch: the molecule of each atom.
+        energy: energies of the molecules, in eV.
+
+    Raises:
+        InputError: if the compositions do not determine them, as for conformations of one molecule.
+    """
+    elements, column = z.unique(return_inverse=True)
+    counts = energy.new_zeros(len(energy), len(elements)).index_put((batch, column), energy.new_ones(()), True)
+    rank = int(torch.linalg.matrix_rank(counts))
+    if rank < len(elements):
+        names = ", ".join(chemical_symbols[number] for number in elements.tolist())
+        raise InputError(
+            f"least squares cannot tell the reference energies of {names} apart: the training molecules have only "
+            f"{rank} independent compositions. Give a table, or isolated atoms with references: data"
+        )
+    table = energy.new_zeros(MAX_Z + 1)
+    table[elements] = torch.linalg.lstsq(counts, energy.unsqueeze(1)).solution.squeeze(1)
+    return table
+
+
+def _complete(isolated_atoms: Mapping[str, float], z: Tensor) -> Tensor:
+    missing = {chemical_symbols[number] for number in z.unique().tolist()} - isolated_atoms.keys()
+    if missing:
+        raise InputError(
+            f"the data have no energies of isolated {', '.join(sorted(missing))}: add these atoms to the files, "
+            'or set references to a table or to "least_squares"'
+        )
+    return _table(isolated_atoms).to(z.device)
 
 
 def _table(references: Mapping[str, float]) -> Tensor:

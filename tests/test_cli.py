@@ -62,12 +62,12 @@ def test_fit_resume_test_predict(folder, pygschnet_command):
     written = {path.name for path in run.iterdir()}
     assert written == {
         "checkpoints", "config.yaml", "learning_curves.png", "logs", "metrics.json", "model.safetensors",
-        "parity_energy.png", "parity_forces.png",
+        "parity_energy.png", "parity_forces.png", "split.npz",
     }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["energy_mae"]["unit"] == "eV" and metrics["test"]["forces_mae"]["unit"] == "eV/Å"
     assert metrics["steps"] == 6 and metrics["seed"] == 0 and metrics["split"]["train"] == 10
-    assert metrics["wall_time_s"] > 0 and metrics["data"]["energy_unit"] == "kcal/mol"
+    assert metrics["wall_time_s"] > 0 and metrics["data"]["units"]["energy"] == "kcal/mol"
     assert metrics["versions"]["pygschnet"] == pygschnet.__version__
     for picture in run.glob("*.png"):
         assert picture.read_bytes()[:4] == b"\x89PNG" and picture.stat().st_size > 5000
@@ -144,7 +144,7 @@ def test_print_config_shows_the_preset(folder, monkeypatch, capsys):
         (["-c", "missing.yaml"], 2, "missing.yaml"),
         (["--ckpt_path", "last"], 1, "run holds no checkpoint to resume from"),
         (["--data.layout", "rmd17"], 1, "which the layout rmd17 needs; it has z, R, E, F"),
-        (["--data.energy_unit", "kcal"], 1, "unknown unit of energy 'kcal'"),
+        (["--data.energy_unit", "kcal"], 1, "'kcal' is no unit of energy: give one like eV"),
     ],
 )
 def test_mistakes(folder, pygschnet_command, arguments, code, message):

@@ -14,6 +14,7 @@ FLOORS = (
     {"model", "datasets", "gdml"},
     {"export", "convert", "doctor"},
     {"training", "calculator", "interpret"},
+    {"data_cli"},
     {"cli"},
     {"__main__"},
 )

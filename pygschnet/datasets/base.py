@@ -2,27 +2,42 @@
 
 import hashlib
 import json
-import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from pygschnet.datasets.border import Block
-from pygschnet.datasets.convert import compositions, field_names, write_edges_file, write_molecules
+from pygschnet.datasets.convert import (
+    cache_folder,
+    cached,
+    compositions,
+    field_names,
+    write_edges_file,
+    write_molecules,
+)
 from pygschnet.datasets.molecules import Molecules, Selection
 from pygschnet.datasets.readers import check_file
 from pygschnet.datasets.sampler import BatchSampler
-from pygschnet.datasets.splits import Size, check_split, describe_split, draw_split, group_split, read_rows, read_split
+from pygschnet.datasets.splits import (
+    Size,
+    check_split,
+    describe_split,
+    draw_split,
+    group_split,
+    read_rows,
+    read_split,
+    write_split,
+)
 from pygschnet.datasets.store import FORMAT, Store
 from pygschnet.errors import InputError
 from pygschnet.graph import Backend, RadiusGraph
@@ -125,12 +140,16 @@ class MoleculeData(LightningDataModule, ABC):
         self.convert()
 
     def setup(self, stage: str) -> None:
-        """Open the converted data, once."""
+        """Open the converted data and draw the split, once."""
         if self.molecules is None:
-            store, edges = self.convert()
-            self.store, self.molecules = store, Molecules(store, *field_names(store.metadata), self.graph, edges)
-            self.split = self._split()
-            check_split(self.split, len(self.molecules))
+            self.store, edges = self.convert()
+            self.molecules = Molecules(self.store, *field_names(self.store.metadata), self.graph, edges)
+            for text in self.store.metadata["suspicions"]:
+                warnings.warn(f"{self.store.metadata['source']['class']} data: {text}", stacklevel=2)
+        if not self.split and stage != "predict":
+            split = self._split()
+            check_split(split, len(self.molecules))
+            self.split = split
 
     def convert(self) -> tuple[Store, Store | None]:
         """The converted data and their edges, made first if they are not in the cache.
@@ -146,7 +165,7 @@ class MoleculeData(LightningDataModule, ABC):
             key = json.dumps([type(self).__name__, FORMAT, self.settings(), [str(path.resolve()) for path in files]])
             name = f"{files[0].name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
             states = [[path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-            store = _cached(self.cache / name, {"states": states}, self.write)
+            store = cached(self.cache / name, {"states": states}, self.write)
         if not self.store_edges:
             return store, None
         if store.metadata.get("cutoff") == self.graph.cutoff:
@@ -154,7 +173,7 @@ class MoleculeData(LightningDataModule, ABC):
         geometry = {name: store.metadata["sha256"][name] for name in ("ptr", "pos", "cell", "pbc") if name in store}
         path = self.cache / f"{store.path.stem}-edges-{self.graph.cutoff:g}.safetensors"
         wanted = {"geometry": geometry, "cutoff": self.graph.cutoff}
-        return store, _cached(path, wanted, lambda path, extra: write_edges_file(path, store, self.graph, extra))
+        return store, cached(path, wanted, lambda path, extra: write_edges_file(path, store, self.graph, extra))
 
     def write(self, path: Path, extra: Mapping[str, Any] | None = None, edges: bool = False) -> None:
         """Convert the raw files to a data file.
@@ -168,7 +187,7 @@ class MoleculeData(LightningDataModule, ABC):
         write_molecules(path, self.blocks(), self.row_sets(), metadata, self.graph if edges else None)
 
     def describe_source(self) -> dict[str, Any]:
-        """What was read and how: class, arguments, and for each file path and hash."""
+        """What was read and how: class, settings, and the hash of each file."""
         hashes = {}
         for path in self.files():
             with path.open("rb") as file:
@@ -183,9 +202,21 @@ class MoleculeData(LightningDataModule, ABC):
         """Sizes of the split and a hash of its indices."""
         return describe_split(self.split)
 
+    def keep_split(self, path: Path) -> None:
+        """Write the split to a file, for `split_file`; if it is there already, it must be the same.
+
+        Raises:
+            InputError: if it differs.
+        """
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_split(self.split, path)
+        elif describe_split(read_split(path)) != self.describe_split():
+            raise InputError(f"the split is not that of {path}, with which this training began: set split_file to it")
+
     @property
     def reference_energies(self) -> dict[str, float]:
-        """Energies of isolated atoms by element in eV, from the data set or from single atoms among its molecules."""
+        """Energies of isolated atoms by element in eV, from the data set or from single atoms among the molecules."""
         return self.store.metadata["isolated_atoms"]
 
     def train_dataloader(self) -> DataLoader:
@@ -195,7 +226,7 @@ class MoleculeData(LightningDataModule, ABC):
         sizes, budget = np.ones(len(train), np.int64), self.batch_size
         if self.max_atoms is not None:
             sizes, budget = np.diff(molecules.arrays["ptr"])[train], self.max_atoms
-        if self.max_edges is not None:
+        if self.max_edges is not None and molecules.edges is not None:
             sizes, budget = np.diff(molecules.edges["edge_ptr"])[train], self.max_edges
         return self._loader("train", BatchSampler(sizes, budget, shuffle=True, seed=self.shuffle_seed))
 
@@ -267,26 +298,6 @@ class MoleculeData(LightningDataModule, ABC):
             kinds = ["composition", *self.store.metadata["words"]]
             raise InputError(f"the data have no groups {kind!r}; there are: {', '.join(kinds)}")
         return torch.from_numpy(self.store[f"words.{kind}"].astype(np.int64))
-
-
-def cache_folder() -> Path:
-    """Where converted files are kept if nobody says otherwise."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("PYGSCHNET_CACHE") or home / "pygschnet" / "data")
-
-
-def _cached(path: Path, wanted: Mapping[str, Any], write: Callable[[Path, Mapping[str, Any]], None]) -> Store:
-    """A file of the cache, written first unless it is there with the metadata that are wanted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        try:
-            store = Store(path)
-        except InputError:  # not there, or damaged
-            store = None
-        if store is None or any(store.metadata.get(name) != value for name, value in wanted.items()):
-            write(path, wanted)
-            store = Store(path)
-        return store
 
 
 def _already_a_batch(batch: Batch) -> Batch:

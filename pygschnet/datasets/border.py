@@ -13,7 +13,7 @@ import numpy as np
 
 from pygschnet.errors import InputError
 from pygschnet.graph import MAX_Z
-from pygschnet.units import UNITS, unit_factor
+from pygschnet.units import UNITS, inside_unit, unit_factor
 
 PER_ATOM = {"z": (), "pos": (3,), "forces": (3,), "charges": ()}
 PER_MOLECULE = {
@@ -54,12 +54,14 @@ class Block:
         atoms: fields with a row per atom.
         molecules: fields with a row per molecule.
         words: one word for each molecule, by kind, such as the file it comes from.
+        units: of the fields, where they have one.
     """
 
     n_atoms: np.ndarray
     atoms: dict[str, np.ndarray]
     molecules: dict[str, np.ndarray]
     words: dict[str, list[str]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
 
 
 def find_keys(available: Collection[str], keys: Mapping[str, str | None], source: str) -> dict[str, str]:
@@ -127,6 +129,8 @@ def make_block(raw: Mapping[str, np.ndarray], units: Mapping[str, str], names: M
         if name == "z":
             array = np.broadcast_to(array, frames)
         leading = frames if per_atom else (len(n_atoms),)
+        if name in PER_ATOM and array.shape == (*frames, *PER_ATOM[name], 1):
+            array = array[..., 0]
         rows = array if per_atom else _per_molecule(name, array, len(n_atoms))
         rest = (PER_ATOM | PER_MOLECULE).get(name, rows.shape[len(leading) :])
         if rows.shape != (*leading, *rest):
@@ -135,8 +139,11 @@ def make_block(raw: Mapping[str, np.ndarray], units: Mapping[str, str], names: M
                 f"need {[*leading, *rest]}"
             )
         rows = flatten(rows) if per_atom else rows
-        factor = unit_factor(units[name]) if name in units else 1.0
-        (block.atoms if per_atom else block.molecules)[name] = rows if factor == 1.0 else rows * np.float64(factor)
+        if name in units:
+            block.units[name] = inside_unit(units[name])
+            factor = np.float64(unit_factor(units[name]))
+            rows = rows if factor == 1.0 and rows.dtype.kind == "f" else rows * factor  # as precise as it came
+        (block.atoms if per_atom else block.molecules)[name] = rows
     _check_elements(block.atoms["z"], called["z"])
     block.atoms["z"] = block.atoms["z"].astype(np.uint8)
     _complete_cells(block, source)
@@ -166,11 +173,11 @@ def _layout(
             f"{called['pos']} has the shape {list(pos.shape)}; {called['z']} of {list(z.shape)} needs "
             f"[frames, {z.shape[-1]}, 3]"
         )
-    real: np.ndarray = np.broadcast_to(z != 0, frames)
+    real = np.ones(frames, dtype=bool)
     if "n_atoms" in raw:
-        real = np.arange(frames[1]) < raw["n_atoms"].reshape(-1, 1)
-    elif z.ndim == 1:
-        real = np.ones(frames, dtype=bool)
+        real &= np.arange(frames[1]) < raw["n_atoms"].reshape(-1, 1)
+    elif z.ndim == 2:
+        real &= z != 0
     if not real.any(axis=1).all():
         raise InputError(f"molecule {int(np.argmin(real.any(axis=1)))} has no atoms: leave it out of {called['z']}")
     if real.all():
@@ -199,6 +206,7 @@ def _complete_cells(block: Block, source: str) -> None:
             raise InputError(f"{source} has pbc, but no cell")
     virial = molecules.pop("virial", None)
     if virial is not None and "stress" not in molecules and "cell" in molecules:
+        block.units["stress"] = UNITS["stress"]
         molecules["stress"] = -virial / np.abs(np.linalg.det(molecules["cell"])).reshape(-1, 1, 1)
 
 

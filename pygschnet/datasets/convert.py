@@ -1,16 +1,19 @@
 """Conversion: blocks of molecules into a data file, with what is said about them."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
+from filelock import FileLock
 from tqdm import tqdm
 
-from pygschnet.datasets.border import Block
+from pygschnet.datasets.border import PER_ATOM, PER_MOLECULE, Block
+from pygschnet.datasets.checks import suspicions
 from pygschnet.datasets.molecules import Molecules, write_edges
-from pygschnet.datasets.store import Columns, Store, writing
+from pygschnet.datasets.store import Store, writing
 from pygschnet.errors import InputError
 from pygschnet.graph import MAX_Z, RadiusGraph
 
@@ -40,9 +43,14 @@ def write_molecules(
         fields: dict[str, dict[str, str]] = {}
         isolated: dict[str, float] = {}
         molecules = atoms = 0
-        for block in tqdm(blocks, "converting", delay=1, leave=False, unit=" blocks"):
+        for block in tqdm(_single_atoms_last(blocks), "converting", delay=1, leave=False, unit=" blocks"):
+            _complete_single_atoms(block, fields)
             kinds = {"atom": block.atoms, "molecule": block.molecules}
-            here = {name: {"per": per} for per, arrays in kinds.items() for name in arrays}
+            here = {
+                name: {"per": per, "unit": block.units.get(name, "")}
+                for per, arrays in kinds.items()
+                for name in arrays
+            }
             fields = fields or here
             if here != fields:
                 differ = ", ".join(sorted(here.keys() ^ fields.keys())) or "the shape of a field"
@@ -64,15 +72,63 @@ def write_molecules(
             columns.append(f"rows.{name}", indices)
         columns.metadata = {**metadata, "fields": fields, "words": {kind: list(known) for kind, known in words.items()}}
         columns.metadata["isolated_atoms"] = isolated | metadata.get("isolated_atoms", {})
+        written = {name: columns.read(name) for name in ("ptr", *fields)}
+        converted = Molecules(written, *field_names(columns.metadata), None)
+        columns.metadata["suspicions"] = suspicions(converted)
         if graph is not None:
-            write_edges(Molecules(_arrays(columns, fields), *field_names(columns.metadata), graph), columns)
+            write_edges(converted, graph, columns)
 
 
 def write_edges_file(path: Path, store: Store, graph: RadiusGraph, metadata: Mapping[str, Any]) -> None:
     """Write the edges of a data file to a file of their own."""
     with writing(path) as columns:
-        write_edges(Molecules(store, *field_names(store.metadata), graph), columns)
+        write_edges(Molecules(store, *field_names(store.metadata), None), graph, columns)
         columns.metadata |= metadata
+
+
+def _single_atoms_last(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Blocks of nothing but single atoms after all others: the others show what the fields are."""
+    single = []
+    for block in blocks:
+        if block.n_atoms.max() == 1:
+            single.append(block)
+        else:
+            yield block
+    yield from single
+
+
+def _complete_single_atoms(block: Block, fields: Mapping[str, Mapping[str, str]]) -> None:
+    """Isolated atoms come without forces, which are zero, and with a box or without."""
+    if block.n_atoms.max() > 1 or not fields:
+        return
+    for per, arrays in (("atom", block.atoms), ("molecule", block.molecules)):
+        for name in [name for name in arrays if name not in fields]:
+            del arrays[name]
+        for name, field in fields.items():
+            if field["per"] == per and name not in arrays and name in PER_ATOM | PER_MOLECULE:
+                kind = bool if name == "pbc" else np.float64
+                arrays[name] = np.zeros((len(block.n_atoms), *(PER_ATOM | PER_MOLECULE)[name]), kind)
+                block.units[name] = field["unit"]
+
+
+def cache_folder() -> Path:
+    """Where converted files are kept if nobody says otherwise."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PYGSCHNET_CACHE") or home / "pygschnet" / "data")
+
+
+def cached(path: Path, wanted: Mapping[str, Any], write: Callable[[Path, Mapping[str, Any]], None]) -> Store:
+    """A file of the cache, written first unless it is there with the metadata that are wanted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        try:
+            store = Store(path)
+        except InputError:  # not there, or damaged
+            store = None
+        if store is None or any(store.metadata.get(name) != value for name, value in wanted.items()):
+            write(path, wanted)
+            store = Store(path)
+        return store
 
 
 def element_counts(store: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +160,3 @@ def _isolated(block: Block) -> dict[str, float]:
             symbol = chemical_symbols[block.atoms["z"][first[molecule]]]
             found[symbol] = min(found.get(symbol, np.inf), float(block.molecules["energy"][molecule]))
     return found
-
-
-def _arrays(columns: Columns, fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: columns.read(name) for name in ("ptr", *fields)}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from http.client import HTTPException, HTTPMessage
@@ -24,6 +25,7 @@ Magic = bytes | tuple[bytes, ...]
 
 DELAY = 1.0  # seconds before the second try; each further wait is twice as long
 CHUNK = 1 << 20
+_by_hand: dict[str, Path] = {}
 BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "delay": 1, "leave": False}
 
 
@@ -54,7 +56,7 @@ def download(
         InputError: if no mirror gives the file, or the file is there and has another hash.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.exists() and path.name not in _by_hand:
         if os.environ.get("PYGSCHNET_OFFLINE", "") not in ("", "0"):
             remedy = f"fetch {' or '.join(urls)} by hand and put it there"
             raise InputError(f"{path} is missing, and PYGSCHNET_OFFLINE forbids downloads: {remedy}")
@@ -62,8 +64,20 @@ def download(
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 return _fetch(urls, path, sha256, attempts, timeout, magic)
+    elif not path.exists():
+        return _copy(_by_hand[path.name], path, sha256, magic)
     _verify(urls, path, sha256)
     return path
+
+
+def take_from(paths: Sequence[Path]) -> None:
+    """Name files that were fetched by hand: `download` copies those with the name it wants instead of asking the web.
+
+    Args:
+        paths: of the files; none to forget earlier ones.
+    """
+    _by_hand.clear()
+    _by_hand.update({path.name: path for path in paths})
 
 
 class _MirrorFailed(Exception):
@@ -99,6 +113,18 @@ def _fetch(urls: Sequence[str], path: Path, sha256: str | None, attempts: int, t
                 failures[url] = f"\n  {url}: {failure}"
     reasons = "".join(failures.values())
     raise InputError(f"{path} cannot be downloaded:{reasons}\nDownload one of them by hand to {path}")
+
+
+def _copy(source: Path, path: Path, sha256: str | None, magic: Magic) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        shutil.copyfile(source, part)
+        try:
+            digest = _check(part, sha256, magic)
+        except _MirrorFailed as failure:
+            raise InputError(f"{source} is not the file that is wanted: {failure}") from None
+    _record(path, digest)
+    return path
 
 
 def _transfer(url: str, part: Path, timeout: float) -> None:

@@ -100,20 +100,17 @@ class MD17(MoleculeData):
         return [path]
 
     def settings(self) -> dict[str, Any]:
-        return {"layout": self.layout, "energy_unit": self.energy_unit, "length_unit": self.length_unit}
-
-    def blocks(self) -> Iterator[Block]:
         (path,) = self.files()
         with open_npz(path) as file:
-            keys = self._keys(path, file.files)
             energy = self.energy_unit or (str(file["e_unit"]) if "e_unit" in file else "kcal/mol")
             length = self.length_unit or (str(file["r_unit"]) if "r_unit" in file else "Å")
-        return read_npz(path, keys, {"energy": energy, "pos": length})
+            return {"keys": self._keys(path, file.files), "units": {"energy": energy, "pos": length}}
+
+    def blocks(self) -> Iterator[Block]:
+        yield from read_npz(*self.files(), **self.settings())
 
     def row_sets(self) -> Mapping[str, np.ndarray]:
-        (path,) = self.files()
-        with open_npz(path) as file:
-            return row_sets(path, self._keys(path, file.files))
+        return row_sets(*self.files(), self.settings()["keys"])
 
     def _keys(self, path: Path, available: list[str]) -> dict[str, str | None]:
         layouts = LAYOUTS if self.layout == "auto" else [self.layout]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pygschnet.datasets.store import Columns, Store
 from pygschnet.graph import RadiusGraph
 
-CHUNK = 1024  # molecules whose edges are found at once
+CHUNK = 20_000  # atoms whose edges are found at once
 PAGES = 1 << 16  # bytes that the system maps around an address that is touched
 RELEASE = 1 << 27  # bytes that may be mapped by random reads before they are let go
 
@@ -29,7 +29,7 @@ class Molecules(Dataset):
             labels with a row per atom or per molecule.
         per_atom: names of the arrays with a row per atom, z and pos among them.
         per_molecule: names of those with a row per molecule.
-        graph: how edges are found when a batch is made, if `edges` are not given.
+        graph: how edges are found when a batch is made, if `edges` are not given; null for no edges.
         edges: arrays as `write_edges` makes them, for the cutoff of `graph`.
     """
 
@@ -38,7 +38,7 @@ class Molecules(Dataset):
         arrays: Mapping[str, np.ndarray],
         per_atom: Sequence[str],
         per_molecule: Sequence[str],
-        graph: RadiusGraph,
+        graph: RadiusGraph | None,
         edges: Mapping[str, np.ndarray] | None = None,
     ):
         self.arrays, self.edges, self.graph = arrays, edges, graph
@@ -53,6 +53,10 @@ class Molecules(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"there is no molecule {index}, only 0 to {len(self) - 1}")
         return self.batch([index])[0]
+
+    def with_edges(self, graph: RadiusGraph | None, edges: Mapping[str, np.ndarray] | None = None) -> "Molecules":
+        """The same molecules with other edges."""
+        return Molecules(self.arrays, self.per_atom, self.per_molecule, graph, edges)
 
     def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The molecules of these indices as one PyG batch."""
@@ -70,13 +74,17 @@ class Molecules(Dataset):
         # what PyG needs to take the batch apart again
         per_molecule, zeros = torch.arange(len(index) + 1), torch.zeros(len(index), dtype=torch.long)
         slices = dict.fromkeys(atoms, fields["ptr"]) | dict.fromkeys(molecules, per_molecule)
-        slices |= dict.fromkeys(edges, edge_ptr) | {"edge_cutoff": per_molecule}
+        slices |= {name: per_molecule if name == "edge_cutoff" else edge_ptr for name in edges}
         batch._num_graphs, batch._slice_dict = len(index), slices
-        batch._inc_dict = dict.fromkeys(slices, zeros) | {"edge_index": fields["ptr"][:-1]}
+        batch._inc_dict = dict.fromkeys(slices, zeros)
+        if edges:
+            batch._inc_dict["edge_index"] = fields["ptr"][:-1]
         return batch
 
     def _edges(self, fields: dict[str, Tensor], index: np.ndarray, ptr: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         """The edges of a batch, stored or found now, and where those of each molecule begin."""
+        if self.graph is None:
+            return {}, fields["ptr"]
         if self.edges is None:
             found = self.graph(Data(**fields))
             counts = torch.bincount(found.batch[found.edge_index[1]], minlength=len(index))
@@ -125,18 +133,21 @@ class Selection(Dataset):
         return self.molecules.batch(self.indices[indices])
 
 
-def write_edges(molecules: Molecules, columns: Columns) -> None:
+def write_edges(molecules: Molecules, graph: RadiusGraph, columns: Columns) -> None:
     """Find the edges of all molecules and append them: edge_source, edge_target, edge_ptr, edge_shift.
 
     Sources and targets are counted from the first atom of their molecule, in the smallest integers that hold them.
     """
-    without = Molecules(molecules.arrays, *_geometry(molecules), molecules.graph)
-    largest = int(np.diff(molecules.arrays["ptr"]).max(initial=1))
-    small = np.min_scalar_type(-largest)
+    geometry = [name for name in ("cell", "pbc") if name in molecules.per_molecule]
+    bare = Molecules(molecules.arrays, ["z", "pos"], geometry, graph)
+    first_atoms = molecules.arrays["ptr"]
+    small = np.min_scalar_type(-int(np.diff(first_atoms).max(initial=1)))
     total = 0
     columns.append("edge_ptr", np.zeros(1, np.int64))
-    for first in tqdm(range(0, len(molecules), CHUNK), "finding edges", delay=1, leave=False):
-        batch = without.batch(range(first, min(first + CHUNK, len(molecules))))
+    bounds = np.searchsorted(first_atoms, np.arange(0, first_atoms[-1], CHUNK))
+    bounds = np.unique(np.append(bounds, len(molecules)))
+    for first, last in zip(bounds, tqdm(bounds[1:], "finding edges", delay=1, leave=False), strict=False):
+        batch = bare.batch(np.arange(first, last))
         ptr = batch._slice_dict["edge_index"].numpy()
         local = batch.edge_index - batch.ptr[batch.batch[batch.edge_index[1]]]
         columns.append("edge_source", local[0].numpy().astype(small))
@@ -145,7 +156,7 @@ def write_edges(molecules: Molecules, columns: Columns) -> None:
         total += int(ptr[-1])
         if "edge_shift" in batch:
             columns.append("edge_shift", batch.edge_shift.numpy().astype(np.int16))
-    columns.metadata["cutoff"] = molecules.graph.cutoff
+    columns.metadata["cutoff"] = graph.cutoff
 
 
 def gather(
@@ -157,10 +168,6 @@ def gather(
     new_ptr = np.zeros(len(index) + 1, np.int64)
     np.cumsum(counts, out=new_ptr[1:])
     return (first - new_ptr[:-1]).repeat(counts) + np.arange(new_ptr[-1]), new_ptr
-
-
-def _geometry(molecules: Molecules) -> tuple[list[str], list[str]]:
-    return ["z", "pos"], [name for name in ("cell", "pbc") if name in molecules.per_molecule]
 
 
 def _tensor(array: np.ndarray) -> Tensor:

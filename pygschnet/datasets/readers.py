@@ -133,7 +133,11 @@ def read_ase(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) ->
     found: dict[str, str] = {}
     count = 0
     while chunk := _safely(lambda: list(islice(structures, CHUNK)), path):
-        found = found or find_keys(chunk[0].keys(), keys, str(path))
+        here = find_keys({key for structure in chunk for key in structure}, keys, str(path))
+        found = found or here
+        if here != found and max(len(structure["numbers"]) for structure in chunk) > 1:
+            differ = ", ".join(sorted(here.keys() ^ found.keys()) or sorted(here.values()))
+            raise InputError(f"from structure {count} on {path} differs in {differ}: set keys of those to null")
         raw = _stack(chunk, found, str(path), count)
         block = make_block(raw, complete, found, f"{path} (from structure {count} on)")
         for word in words:
@@ -163,7 +167,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with ase.db.connect(path) as database:
         for row in database.select():
             results = {name: row[name] for name in ("energy", "forces", "stress", "dipole", "charges") if name in row}
-            yield {**_fields(row.toatoms(attach_calculator=False)), **row.key_value_pairs, **row.data, **results}
+            yield {**_fields(row.toatoms()), **row.key_value_pairs, **row.data, **results}
 
 
 def _fields(atoms: Atoms) -> dict[str, Any]:
@@ -184,12 +188,13 @@ def _stack(chunk: list[dict[str, Any]], found: Mapping[str, str], source: str, f
     n_atoms = np.array([len(structure["numbers"]) for structure in chunk])
     raw: dict[str, np.ndarray] = {"n_atoms": n_atoms}
     for name, key in found.items():
+        example = next(structure[key] for structure in chunk if key in structure)
         for number, structure in enumerate(chunk, first):
-            if key not in structure and name == "forces" and len(structure["numbers"]) == 1:
-                structure[key] = np.zeros((1, 3))  # of an isolated atom
+            if key not in structure and len(structure["numbers"]) == 1:  # an isolated atom: everything is zero
+                structure[key] = np.zeros((1, 3)) if name == "forces" else np.zeros_like(example)
             if key not in structure:
                 raise InputError(
-                    f"structure {number} of {source} has no {key}, the first has: remove it, or set keys.{name} to null"
+                    f"structure {number} of {source} has no {key}, others have: remove it, or set keys.{name} to null"
                 )
         values = [np.asarray(structure[key]) for structure in chunk]
         per_atom = all(value.shape[:1] == (n,) for value, n in zip(values, n_atoms, strict=True))

@@ -104,7 +104,8 @@ class AtomisticModule(LightningModule):
         if not self.model.head.fitted:
             everything = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
             progress = tqdm(everything, "energies of the training data", delay=1, leave=False)
-            self.model.head.fit(*concatenate(progress))
+            isolated = self.trainer.datamodule.reference_energies if self.model.head.references == "data" else None
+            self.model.head.fit(*concatenate(progress), isolated)
             self.averaged.load_state_dict(self.model.state_dict())
         self.averaged.check(first.cpu())
 

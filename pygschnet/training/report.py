@@ -7,7 +7,7 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -34,8 +34,22 @@ CURVES = {
 PACKAGES = ("pygschnet", "torch", "torch-geometric", "pytorch-lightning")
 
 
+@runtime_checkable
+class RecordedData(Protocol):
+    """Data that can say what they are, as `MoleculeData` can; others are trained on without a record."""
+
+    def describe(self) -> dict[str, Any]:
+        """Where they come from."""
+
+    def describe_split(self) -> dict[str, Any]:
+        """Sizes and hash of the split."""
+
+    def keep_split(self, path: Path) -> None:
+        """Write the split, or compare it with what has been written."""
+
+
 class RunReport(pl.Callback):
-    """Writes metrics.json and the plots of a run and prints a table of its errors.
+    """Writes metrics.json, split.npz and the plots of a run and prints a table of its errors.
 
     Args:
         run_dir: folder of the run; learning curves are drawn from what Lightning's CSV logger writes to its `logs`.
@@ -57,6 +71,8 @@ class RunReport(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
+        if isinstance(trainer.datamodule, RecordedData) and trainer.is_global_zero:
+            trainer.datamodule.keep_split(self.run_dir / "split.npz")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds += time.monotonic() - self._started
@@ -130,7 +146,7 @@ class RunReport(pl.Callback):
         }
         if self.seconds:
             facts |= {"steps": trainer.global_step, "wall_time_s": round(self.seconds, 1)}
-        if data is not None:
+        if isinstance(data, RecordedData):
             facts |= {"data": data.describe(), "split": data.describe_split()}
         return facts
 
