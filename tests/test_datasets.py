@@ -58,10 +58,10 @@ def test_md17_layout(write):
 def test_energies_in_a_column_and_units_in_the_file(write):
     raw = frames()
     with pytest.warns(UserWarning, match="nearest neighbours are 0.54 times .* perhaps Å given as Bohr"):
-        data = read(write(E=raw["E"][:, None], e_unit="Ha", r_unit="Bohr"))
+        data = read(write(E=raw["E"][:, None], F=raw["F"] / 50, e_unit="Ha", r_unit="Bohr"))
     assert data.molecules[0].energy.item() == pytest.approx(raw["E"][0] * 27.211386)
     torch.testing.assert_close(data.molecules[0].pos, torch.from_numpy(raw["R"][0] * 0.52917721), rtol=1e-6, atol=0)
-    forces = torch.from_numpy(raw["F"][0] * 27.211386 / 0.52917721)
+    forces = torch.from_numpy(raw["F"][0] / 50 * 27.211386 / 0.52917721)
     torch.testing.assert_close(data.molecules[0].forces, forces, rtol=1e-6, atol=0)
 
 

@@ -5,7 +5,6 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from pygschnet.datasets.border import Block
 from pygschnet.datasets.convert import (
     cache_folder,
     cached,
-    compositions,
     field_names,
     write_edges_file,
     write_molecules,
@@ -32,9 +30,7 @@ from pygschnet.datasets.splits import (
     Size,
     check_split,
     describe_split,
-    draw_split,
-    group_split,
-    read_rows,
+    make_split,
     read_split,
     write_split,
 )
@@ -147,7 +143,7 @@ class MoleculeData(LightningDataModule, ABC):
             for text in self.store.metadata["suspicions"]:
                 warnings.warn(f"{self.store.metadata['source']['class']} data: {text}", stacklevel=2)
         if not self.split and stage != "predict":
-            split = self._split()
+            split = self._draw()
             check_split(split, len(self.molecules))
             self.split = split
 
@@ -253,51 +249,14 @@ class MoleculeData(LightningDataModule, ABC):
             collate_fn=_already_a_batch,
         )
 
+    def _draw(self) -> dict[str, Tensor]:
+        if self.split_file is not None:
+            return read_split(Path(self.split_file))
+        return make_split(self.store, self.rows, self.sizes, self.split_seed, self.group_by)
+
     def _molecules(self) -> Molecules:
         assert self.molecules is not None, "setup has not been called"
         return self.molecules
-
-    def _split(self) -> dict[str, Tensor]:
-        if self.split_file is not None:
-            return read_split(Path(self.split_file))
-        single = torch.from_numpy(np.diff(self.store["ptr"]) == 1)
-        everything = torch.arange(len(single))
-        if not single.all():
-            everything = everything[~single]  # isolated atoms are references, not molecules to learn from
-        pools = {name: self._named(rows) for name, rows in self.rows.items() if rows is not None}
-        for one, other in combinations(pools, 2):
-            if shared := int(torch.isin(pools[one], pools[other]).sum()):
-                raise InputError(
-                    f"{shared} molecules are both in {self.rows[one]} and in {self.rows[other]}: "
-                    "choose sets that belong together"
-                )
-        if self.group_by is None:
-            return draw_split(everything, pools, self.sizes, self.split_seed)
-        return group_split(self._groups(self.group_by), everything, pools, self.sizes, self.split_seed)
-
-    def _named(self, name: str) -> Tensor:
-        """The molecules of a set of rows, of a word, or of a list in a file."""
-        if f"rows.{name}" in self.store:
-            return torch.from_numpy(self.store[f"rows.{name}"].copy())
-        words: dict[str, list[str]] = self.store.metadata["words"]
-        kind, _, word = name.rpartition("=")
-        for other, known in words.items():
-            if word in known and kind in ("", other):
-                return torch.from_numpy(np.flatnonzero(self.store[f"words.{other}"] == known.index(word)))
-        if Path(name).is_file():
-            return read_rows(Path(name))
-        sets = [row.removeprefix("rows.") for row in self.store if row.startswith("rows.")]
-        sets += [f"{kind}={word}" for kind, known in words.items() for word in known[:20]]
-        raise InputError(f"the data have no set of rows, word or file {name!r}; there are: {', '.join(sets) or 'none'}")
-
-    def _groups(self, kind: str) -> Tensor:
-        """A number for each molecule, equal for members of the same group."""
-        if kind == "composition":
-            return torch.from_numpy(compositions(self.store))
-        if kind not in self.store.metadata["words"]:
-            kinds = ["composition", *self.store.metadata["words"]]
-            raise InputError(f"the data have no groups {kind!r}; there are: {', '.join(kinds)}")
-        return torch.from_numpy(self.store[f"words.{kind}"].astype(np.int64))
 
 
 def _already_a_batch(batch: Batch) -> Batch:

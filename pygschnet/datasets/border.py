@@ -173,7 +173,7 @@ def _layout(
             f"{called['pos']} has the shape {list(pos.shape)}; {called['z']} of {list(z.shape)} needs "
             f"[frames, {z.shape[-1]}, 3]"
         )
-    real = np.ones(frames, dtype=bool)
+    real: np.ndarray = np.ones(frames, dtype=bool)
     if "n_atoms" in raw:
         real &= np.arange(frames[1]) < raw["n_atoms"].reshape(-1, 1)
     elif z.ndim == 2:

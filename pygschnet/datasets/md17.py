@@ -107,10 +107,12 @@ class MD17(MoleculeData):
             return {"keys": self._keys(path, file.files), "units": {"energy": energy, "pos": length}}
 
     def blocks(self) -> Iterator[Block]:
-        yield from read_npz(*self.files(), **self.settings())
+        (path,) = self.files()
+        yield from read_npz(path, **self.settings())
 
     def row_sets(self) -> Mapping[str, np.ndarray]:
-        return row_sets(*self.files(), self.settings()["keys"])
+        (path,) = self.files()
+        return row_sets(path, self.settings()["keys"])
 
     def _keys(self, path: Path, available: list[str]) -> dict[str, str | None]:
         layouts = LAYOUTS if self.layout == "auto" else [self.layout]

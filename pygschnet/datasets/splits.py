@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pygschnet.datasets.convert import compositions
 from pygschnet.datasets.readers import array_of, open_npz
+from pygschnet.datasets.store import Store
 from pygschnet.errors import InputError
 from pygschnet.files import write_npz
 
@@ -37,6 +40,35 @@ def random_split(pool: Tensor, sizes: Mapping[str, int], seed: int) -> dict[str,
         raise InputError(f"{wanted} = {sum(sizes.values())} structures asked for, but only {len(pool)} are there")
     order = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))]
     return dict(zip(sizes, order.split([*sizes.values(), len(pool) - sum(sizes.values())]), strict=False))
+
+
+def make_split(
+    store: Store, rows: Mapping[str, str | None], sizes: Mapping[str, Size], seed: int, group_by: str | None
+) -> dict[str, Tensor]:
+    """The split of a data file. Isolated atoms belong to no set: they are references, not molecules to learn from.
+
+    Args:
+        store: the data file.
+        rows: for each set the name of a set of rows, a word, or a file, from which it is drawn; see `MoleculeData`.
+        sizes: of each set.
+        seed: of the draws.
+        group_by: "composition" or a kind of word, to draw whole groups; null to draw molecules.
+
+    Raises:
+        InputError: for a name that the data do not know, sets that overlap, or more molecules than there are.
+    """
+    everything = torch.from_numpy(np.flatnonzero(np.diff(store["ptr"]) > 1))
+    if len(everything) == 0:
+        everything = torch.arange(len(store["ptr"]) - 1)
+    pools = {name: _named(store, wanted) for name, wanted in rows.items() if wanted is not None}
+    for one, other in combinations(pools, 2):
+        if shared := int(torch.isin(pools[one], pools[other]).sum()):
+            raise InputError(
+                f"{shared} molecules are both in {rows[one]} and in {rows[other]}: choose sets that belong together"
+            )
+    if group_by is None:
+        return draw_split(everything, pools, sizes, seed)
+    return group_split(_groups(store, group_by), everything, pools, sizes, seed)
 
 
 def draw_split(
@@ -155,6 +187,32 @@ def read_rows(path: Path) -> Tensor:
     except ValueError as error:
         raise InputError(f"{path} does not list row numbers: {error}") from None
     return _indices(rows, str(path))
+
+
+def _named(store: Store, name: str) -> Tensor:
+    """The molecules of a set of rows, of a word, or of a list in a file."""
+    if f"rows.{name}" in store:
+        return torch.from_numpy(store[f"rows.{name}"].copy())
+    words: dict[str, list[str]] = store.metadata["words"]
+    kind, _, word = name.rpartition("=")
+    for other, known in words.items():
+        if word in known and kind in ("", other):
+            return torch.from_numpy(np.flatnonzero(store[f"words.{other}"] == known.index(word)))
+    if Path(name).is_file():
+        return read_rows(Path(name))
+    sets = [row.removeprefix("rows.") for row in store if row.startswith("rows.")]
+    sets += [f"{kind}={word}" for kind, known in words.items() for word in known[:20]]
+    raise InputError(f"the data have no set of rows, word or file {name!r}; there are: {', '.join(sets) or 'none'}")
+
+
+def _groups(store: Store, kind: str) -> Tensor:
+    """A number for each molecule, equal for members of the same group."""
+    if kind == "composition":
+        return torch.from_numpy(compositions(store))
+    if kind not in store.metadata["words"]:
+        known = ", ".join(["composition", *store.metadata["words"]])
+        raise InputError(f"the data have no groups {kind!r}; there are: {known}")
+    return torch.from_numpy(store[f"words.{kind}"].astype(np.int64))
 
 
 def _indices(rows: np.ndarray, what: str) -> Tensor:
