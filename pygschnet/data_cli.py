@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
         parser.add_argument(
             "--from_file", type=str, nargs="*", default=[], help="Files fetched by hand, to put in place."
         )
-    parser.add_subclass_arguments(MoleculeData, "data", required=True)
+    parser.add_argument("--data", type=MoleculeData, required=True, help="The data set and its settings.")
     options = parser.parse_args(_expand(rest))
     with warnings.catch_warnings():
         warnings.simplefilter(

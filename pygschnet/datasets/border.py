@@ -175,9 +175,9 @@ def _layout(
         )
     real: np.ndarray = np.ones(frames, dtype=bool)
     if "n_atoms" in raw:
-        real &= np.arange(frames[1]) < raw["n_atoms"].reshape(-1, 1)
+        real = np.arange(frames[1]) < raw["n_atoms"].reshape(-1, 1)
     elif z.ndim == 2:
-        real &= z != 0
+        real = np.asarray(z != 0)
     if not real.any(axis=1).all():
         raise InputError(f"molecule {int(np.argmin(real.any(axis=1)))} has no atoms: leave it out of {called['z']}")
     if real.all():
@@ -199,7 +199,7 @@ def _complete_cells(block: Block, source: str) -> None:
     """Every cell has its pbc, and a virial becomes a stress."""
     molecules = block.molecules
     if "cell" in molecules and "pbc" not in molecules:
-        molecules["pbc"] = molecules["cell"].any(axis=-1)
+        molecules["pbc"] = np.asarray(molecules["cell"].any(axis=-1))
     if "pbc" in molecules:
         molecules["pbc"] = molecules["pbc"].astype(bool)
         if "cell" not in molecules:

@@ -17,6 +17,7 @@ ENERGIES |= {"kJ/mol": ase_units.kJ / ase_units.mol}
 LENGTHS = {"Å": 1.0, "Bohr": ase_units.Bohr, "nm": ase_units.nm, "pm": ase_units.nm / 1000}
 FORCES = {f"{energy}/{length}": ENERGIES[energy] / LENGTHS[length] for energy in ENERGIES for length in ("Å", "Bohr")}
 TOLERANCE = 0.04
+NOBLE_GASES = (2, 10, 18, 36, 54, 86)
 
 
 def suspicions(molecules: Molecules) -> list[str]:
@@ -79,9 +80,11 @@ def _bonds(molecules: Molecules, index: np.ndarray) -> str | None:
         several = (np.diff(molecules.arrays["ptr"])[index] > 1).any()
         return "no two atoms are closer than 4 Å: are positions really in the unit that was given?" if several else None
     radii = torch.from_numpy(covalent_radii)
+    bound = ~torch.isin(data.z, torch.tensor(NOBLE_GASES))
     ratios = torch.full((len(data.z),), torch.inf, dtype=torch.float64)
     ratios = ratios.scatter_reduce(0, i, edge_distances(data) / (radii[data.z[i]] + radii[data.z[j]]), "amin")
-    ratio = float(ratios[ratios.isfinite()].median())
+    ratios = ratios[ratios.isfinite() & bound]
+    ratio = float(ratios.median()) if len(ratios) else 1.0
     if 0.7 < ratio < 1.5:
         return None
     names = [f"{b} given as {a}" for a, b in _pairs(LENGTHS) if 0.8 < ratio * LENGTHS[b] / LENGTHS[a] < 1.3]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,13 @@ def write_molecules(
     with writing(path) as columns:
         columns.append("ptr", np.zeros(1, np.int64))
         words: dict[str, dict[str, int]] = {}
-        fields: dict[str, dict[str, str]] = {}
         isolated: dict[str, float] = {}
         molecules = atoms = 0
-        for block in tqdm(_single_atoms_last(blocks), "converting", delay=1, leave=False, unit=" blocks"):
+        first, rest = _first_with_bonds(blocks)
+        fields = _fields(first[-1]) if first else {}
+        for block in tqdm(chain(first, rest), "converting", delay=1, leave=False, unit=" blocks"):
             _complete_single_atoms(block, fields)
-            kinds = {"atom": block.atoms, "molecule": block.molecules}
-            here = {
-                name: {"per": per, "unit": block.units.get(name, "")}
-                for per, arrays in kinds.items()
-                for name in arrays
-            }
-            fields = fields or here
+            here = _fields(block)
             if here != fields:
                 differ = ", ".join(sorted(here.keys() ^ fields.keys())) or "the shape of a field"
                 raise InputError(f"from molecule {molecules} on the data differ in {differ}: give all the same fields")
@@ -86,15 +82,19 @@ def write_edges_file(path: Path, store: Store, graph: RadiusGraph, metadata: Map
         columns.metadata |= metadata
 
 
-def _single_atoms_last(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Blocks of nothing but single atoms after all others: the others show what the fields are."""
-    single = []
-    for block in blocks:
-        if block.n_atoms.max() == 1:
-            single.append(block)
-        else:
-            yield block
-    yield from single
+def _first_with_bonds(blocks: Iterable[Block]) -> tuple[list[Block], Iterator[Block]]:
+    """Blocks up to the first that is not of single atoms only, which shows what the fields are, and the others."""
+    rest, first = iter(blocks), []
+    for block in rest:
+        first.append(block)
+        if block.n_atoms.max() > 1:
+            break
+    return first, rest
+
+
+def _fields(block: Block) -> dict[str, dict[str, str]]:
+    kinds = {"atom": block.atoms, "molecule": block.molecules}
+    return {name: {"per": per, "unit": block.units.get(name, "")} for per, arrays in kinds.items() for name in arrays}
 
 
 def _complete_single_atoms(block: Block, fields: Mapping[str, Mapping[str, str]]) -> None:

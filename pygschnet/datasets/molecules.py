@@ -16,7 +16,7 @@ from pygschnet.graph import RadiusGraph
 
 CHUNK = 20_000  # atoms whose edges are found at once
 PAGES = 1 << 16  # bytes that the system maps around an address that is touched
-RELEASE = 1 << 27  # bytes that may be mapped by random reads before they are let go
+RELEASE = 1 << 25  # bytes that may be mapped by random reads before they are let go; some systems map more at once
 
 _EMPTY_BATCH = Batch()  # a copy is twenty times faster than another one
 

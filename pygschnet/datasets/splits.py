@@ -96,6 +96,8 @@ def draw_split(
         raise InputError("only one of train, val and test can take all that are left: give the others a size")
     for name in missing:
         counts[name] = len(shared) - sum(counts[other] for other in together if other != name) - later
+        if counts[name] < 1:
+            raise InputError(f"nothing is left for {name}: there are {len(shared)} to draw from")
     split = random_split(shared, {name: counts[name] for name in together}, seed)
     if "val" in pools:
         split |= random_split(pools["val"], {"val": _all(counts["val"], pools["val"])}, seed)
@@ -134,9 +136,7 @@ def check_split(split: Mapping[str, Tensor], molecules: int) -> None:
     for number, name in enumerate(SPLITS):
         rows = split[name]
         if len(rows) and (rows.min() < 0 or rows.max() >= molecules):
-            raise InputError(
-                f"the {name} set names molecules {rows.min()} to {rows.max()}; there are 0 to {molecules - 1}"
-            )
+            raise InputError(f"the {name} set names molecules {rows.min()} to {rows.max()}, of 0 to {molecules - 1}")
         shared = rows[seen[rows] >= 0]
         if len(shared):
             other = SPLITS[seen[shared[0]]]

@@ -60,7 +60,7 @@ class Columns:
         if name not in self._files:
             if content.dtype.str not in _CODES:
                 raise InputError(f"{name} holds {content.dtype}, which a data file cannot")
-            self._files[name] = (self.folder / str(len(self._files))).open("w+b")
+            self._files[name] = (self.folder / str(len(self._shapes))).open("w+b")
             self._shapes[name], self._dtypes[name] = [0, *content.shape[1:]], content.dtype.str
             self._hashes[name] = hashlib.sha256()
         if content.dtype.str != self._dtypes[name] or list(content.shape[1:]) != self._shapes[name][1:]:
