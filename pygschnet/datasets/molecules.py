@@ -45,6 +45,7 @@ class Molecules(Dataset):
         self.per_atom, self.per_molecule = tuple(per_atom), tuple(per_molecule)
         self._stores = [store for store in (arrays, edges) if isinstance(store, Store) and store.size > RELEASE]
         self._touched = 0
+        self._counting = torch.arange(1), torch.zeros(0, dtype=torch.long)  # of the last batch, for the next
 
     def __len__(self) -> int:
         return len(self.arrays["ptr"]) - 1
@@ -72,7 +73,9 @@ class Molecules(Dataset):
         batch._store._mapping.update(fields | edges)
         self._release(len(index))
         # what PyG needs to take the batch apart again
-        per_molecule, zeros = torch.arange(len(index) + 1), torch.zeros(len(index), dtype=torch.long)
+        if len(self._counting[1]) != len(index):
+            self._counting = torch.arange(len(index) + 1), torch.zeros(len(index), dtype=torch.long)
+        per_molecule, zeros = self._counting
         slices = dict.fromkeys(atoms, fields["ptr"]) | dict.fromkeys(molecules, per_molecule)
         slices |= {name: per_molecule if name == "edge_cutoff" else edge_ptr for name in edges}
         batch._num_graphs, batch._slice_dict = len(index), slices
