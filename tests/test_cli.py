@@ -35,23 +35,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def pygschnet_command(monkeypatch, capsys):
-    def run(*arguments: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["pygschnet", *arguments])
-        if code:
-            with pytest.raises(SystemExit) as stop:
-                main()
-            assert stop.value.code == code
-        else:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return captured.out if not code else captured.err
-
-    return run
-
-
 FIT = ("fit", "-c", "tiny.yaml", "--data.path", "frames.npz", "--run_dir", "run")
 
 

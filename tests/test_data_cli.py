@@ -34,23 +34,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*arguments: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["pygschnet", *arguments])
-        if code:
-            with pytest.raises(SystemExit) as stop:
-                main()
-            assert stop.value.code == code
-        else:
-            main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return captured.err if code else captured.out
-
-    return run
-
-
 def some_rows(path, count, **names):
     """The first frames of a file of the reference data, under other names."""
     with np.load(path) as file:
@@ -89,8 +72,8 @@ def water(folder):
 
 @needs_shared
 @pytest.mark.parametrize("kind", [md17, qm9, qm7x, water])
-def test_training_starts(folder, command, kind):
-    output = command("fit", "-c", "tiny.yaml", *kind(folder), "--run_dir", "run")
+def test_training_starts(folder, pygschnet_command, kind):
+    output = pygschnet_command("fit", "-c", "tiny.yaml", *kind(folder), "--run_dir", "run")
     assert "test: energy MAE" in output
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["steps"] == 4 and metrics["split"]["train"] > 0 and metrics["data"]["files"].keys() == {"x.npz"}
@@ -115,7 +98,7 @@ def argon(count=24):
     yield single
 
 
-def test_a_file_of_ones_own(folder, command):
+def test_a_file_of_ones_own(folder, pygschnet_command):
     """Isolated atoms give the references; a model fitted to them starts from the binding energy."""
     ase.io.write("argon.extxyz", list(argon()))
     files = ("--data", "Files", "--data.path", "argon.extxyz", "--data.words", "[config_type]")
@@ -130,38 +113,38 @@ def test_a_file_of_ones_own(folder, command):
         "4",
     )
     options = ("--model.head.references", "data", "--run_dir", "run", "--trainer.max_steps", "2")
-    command("fit", "-c", "tiny.yaml", *files, *split, *options)
+    pygschnet_command("fit", "-c", "tiny.yaml", *files, *split, *options)
     model = pygschnet.load("run/model.safetensors")
     assert model.head.reference_energies[18].item() == pytest.approx(-1.5)
     assert abs(model.head.mu.item()) < 0.1  # eV per atom: what is left is the binding
     rows = np.load("run/split.npz")
     assert (rows["train"] % 2 == 0).all() and (rows["test"] % 2 == 1).all() and 24 not in rows["test"]
     # the configuration of the run describes its data
-    assert "isolated atoms Ar -1.5000 eV" in command("data", "info", "-c", "run/config.yaml")
+    assert "isolated atoms Ar -1.5000 eV" in pygschnet_command("data", "info", "-c", "run/config.yaml")
 
 
-def test_references_that_are_not_there(folder, command):
+def test_references_that_are_not_there(folder, pygschnet_command):
     ase.io.write("argon.extxyz", list(argon())[:-1])
     fit = ("fit", "-c", "tiny.yaml", "--data", "Files", "--data.path", "argon.extxyz", "--run_dir", "run")
-    assert "no energies of isolated Ar" in command(*fit, "--model.head.references", "data", code=1)
-    command(*fit, "--model.head.references", "least_squares")  # one element: the mean
+    assert "no energies of isolated Ar" in pygschnet_command(*fit, "--model.head.references", "data", code=1)
+    pygschnet_command(*fit, "--model.head.references", "least_squares")  # one element: the mean
     assert pygschnet.load("run/model.safetensors").head.reference_energies[18].item() == pytest.approx(-1.5, abs=0.1)
 
 
-def test_predicting_needs_no_split(folder, command):
+def test_predicting_needs_no_split(folder, pygschnet_command):
     frames = list(argon(12))[:-1]
     ase.io.write("argon.extxyz", frames)
-    command("fit", "-c", "tiny.yaml", "--data", "Files", "--data.path", "argon.extxyz", "--data.train", "8",
+    pygschnet_command("fit", "-c", "tiny.yaml", "--data", "Files", "--data.path", "argon.extxyz", "--data.train", "8",
             "--data.val", "2", "--run_dir", "run")  # fmt: skip
     ase.io.write("one.extxyz", frames[0])
-    output = command("predict", "-c", "run/config.yaml", "--data.path", "one.extxyz")
+    output = pygschnet_command("predict", "-c", "run/config.yaml", "--data.path", "one.extxyz")
     assert "of 1 molecules are in run/predictions.npz" in output
 
 
-def test_info(folder, command):
+def test_info(folder, pygschnet_command):
     frames = list(argon())
     ase.io.write("argon.extxyz", [*frames, frames[3]])
-    text = command(
+    text = pygschnet_command(
         "data", "info", "argon.extxyz", "--data.cutoff", "4", "--data.words", "[config_type]", "--json", "i.json"
     )
     facts = json.loads(Path("i.json").read_text())
@@ -179,17 +162,17 @@ def test_info(folder, command):
 
 
 @needs_shared
-def test_slips_are_shown(command):
+def test_slips_are_shown(pygschnet_command):
     path = str(SHARED / "md17_ethanol_first2000/md17_ethanol_first2000.npz")
-    assert "no slips of units suspected" in command("data", "info", path, "--data.cutoff", "3")
-    text = command("data", "info", path, "--data", "Files", "--data.cutoff", "3")
+    assert "no slips of units suspected" in pygschnet_command("data", "info", path, "--data.cutoff", "3")
+    text = pygschnet_command("data", "info", path, "--data", "Files", "--data.cutoff", "3")
     assert "SUSPICIOUS energies are 23.3 times the total energies of the atoms: perhaps kcal/mol given as eV" in text
 
 
-def test_convert(folder, command):
+def test_convert(folder, pygschnet_command):
     ase.io.write("argon.extxyz", list(argon()))
     convert = ("data", "convert", "argon.extxyz", "argon.safetensors", "--data.units.energy", "kcal/mol")
-    assert "--data.path argon.safetensors" in command(*convert, "--with_edges", "true", "--data.cutoff", "4")
+    assert "--data.path argon.safetensors" in pygschnet_command(*convert, "--with_edges", "true", "--data.cutoff", "4")
     from pygschnet.datasets import Files
 
     data, raw = (Files(path, cutoff=4.0, train=10, val=5) for path in ("argon.safetensors", "argon.extxyz"))
@@ -198,7 +181,7 @@ def test_convert(folder, command):
     ours, wanted = data.molecules.batch(range(25)), raw.molecules.batch(range(25))
     torch.testing.assert_close(ours.energy, wanted.energy * 0.0433641, rtol=1e-5, atol=0)
     assert torch.equal(ours.edge_index, wanted.edge_index) and "edge_source" in data.store
-    assert "give the file to write" in command("data", "convert", "argon.extxyz", "argon.h5", code=1)
+    assert "give the file to write" in pygschnet_command("data", "convert", "argon.extxyz", "argon.h5", code=1)
 
 
 @pytest.mark.parametrize(
@@ -218,31 +201,33 @@ def test_convert(folder, command):
         (["data", "download", "--data", "MD17"], 1, "give either the path of a file, or the molecule to download"),
     ],
 )
-def test_mistakes(folder, command, monkeypatch, arguments, code, message):
+def test_mistakes(folder, pygschnet_command, monkeypatch, arguments, code, message):
     monkeypatch.setenv("PYGSCHNET_OFFLINE", "1")
     ase.io.write("argon.extxyz", list(argon(10)))
-    assert message in command(*arguments, code=code)
+    assert message in pygschnet_command(*arguments, code=code)
 
 
-def test_files_fetched_by_hand(folder, command, monkeypatch):
+def test_files_fetched_by_hand(folder, pygschnet_command, monkeypatch):
     monkeypatch.setenv("PYGSCHNET_OFFLINE", "1")
     Path("fetched").mkdir()
     np.savez("fetched/md17_ethanol.npz", z=[8, 1], R=np.full((5, 2, 3), [[0], [0.55]]), E=np.arange(5.0))
     download = ("data", "download", "--data", "MD17", "--data.molecule", "ethanol", "--data.root", "raw", "--from_file")
-    assert command(*download, "fetched/md17_ethanol.npz") == "raw/md17/md17_ethanol.npz\n"
+    assert pygschnet_command(*download, "fetched/md17_ethanol.npz") == "raw/md17/md17_ethanol.npz\n"
     assert Path("raw/md17/md17_ethanol.npz").read_bytes() == Path("fetched/md17_ethanol.npz").read_bytes()
     assert Path("raw/md17/md17_ethanol.npz.sha256").exists()
     Path("other.npz").write_bytes(b"PK")
-    assert "other.npz is not wanted; the files are md17_ethanol.npz" in command(*download, "other.npz", code=1)
+    assert "other.npz is not wanted; the files are md17_ethanol.npz" in pygschnet_command(
+        *download, "other.npz", code=1
+    )
 
 
-def test_every_data_set_explains_itself(command):
+def test_every_data_set_explains_itself(pygschnet_command):
     for name in ("MD17", "QM9", "ISO17", "QM7X", "ANI1", "Files"):
         with pytest.raises(SystemExit):
-            command("data", "info", f"--data.help={name}")
+            pygschnet_command("data", "info", f"--data.help={name}")
 
 
-def test_print_config_shows_all_settings(command, monkeypatch, capsys):
+def test_print_config_shows_all_settings(pygschnet_command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pygschnet", "fit", "--data", "QM9", "--print_config"])
     with pytest.raises(SystemExit):
         main()

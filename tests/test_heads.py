@@ -1,10 +1,14 @@
 """Scale, shift, references, and sums that keep every digit."""
 
+import numpy as np
 import pytest
 import torch
 from ase import units
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pygschnet import Atomwise, InputError
+from pygschnet.graph import MAX_Z
 from tests.structures import ethanol, graph, make_model
 
 KCAL = units.kcal / units.mol
@@ -71,3 +75,31 @@ def test_given_scale_and_shift_are_kept():
     head = Atomwise(8, scale=0.5, shift=-3.0)
     head.fit(torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([-13.0, -14.0]))
     assert head.sigma.item() == 0.5 and head.mu.item() == -3.0 and head.fitted
+
+
+@given(st.integers(0, 10_000))
+def test_least_squares_recovers_the_references(seed):
+    """Energies that are sums over atoms give back what each element adds, at any size of the energies."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 9, 30)
+    z = torch.from_numpy(rng.choice([1, 6, 8], sizes.sum()))
+    batch = torch.arange(30).repeat_interleave(torch.from_numpy(sizes))
+    table = torch.zeros(MAX_Z + 1, dtype=torch.float64)
+    table[[1, 6, 8]] = torch.tensor([-13.6, -1029.0, -2042.0], dtype=torch.float64)
+    energy = torch.zeros(30, dtype=torch.float64).index_add(0, batch, table[z])
+    head = Atomwise(8, references="least_squares")
+    head.fit(z, batch, energy)
+    torch.testing.assert_close(head.reference_energies, table, rtol=1e-9, atol=1e-8)
+    assert abs(head.mu) < 1e-8
+
+
+def test_references_that_cannot_be_told():
+    ethanol = torch.tensor([6, 6, 8, 1, 1, 1, 1, 1, 1] * 4)
+    batch, energy = torch.arange(4).repeat_interleave(9), torch.arange(4.0)
+    with pytest.raises(InputError, match="cannot tell the reference energies of H, C, O apart: .* only 1 independent"):
+        Atomwise(8, references="least_squares").fit(ethanol, batch, energy)
+    with pytest.raises(InputError, match="no energies of isolated C, O: add these atoms"):
+        Atomwise(8, references="data").fit(ethanol, batch, energy, {"H": -13.6})
+    head = Atomwise(8, references="data")
+    head.fit(ethanol, batch, energy, {"H": -13.6, "C": -1029.0, "O": -2042.0, "N": -1485.0})
+    assert head.mu.item() == pytest.approx((energy.mean().item() + 13.6 * 6 + 2 * 1029 + 2042) / 9)

@@ -1,8 +1,9 @@
 """Your own files, and the published sets whose files need nothing more: QM7-X and ANI-1."""
 
+from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from ase import units as ase_units
@@ -58,54 +59,51 @@ class Files(MoleculeData):
         return row_sets(self.paths[0], self.keys) if [path.suffix for path in self.paths] == [".npz"] else {}
 
 
-class QM7X(MoleculeData):
-    """QM7-X: 4.2 million structures of 7,000 molecules with up to seven heavy atoms, at and away from equilibrium.
-
-    The word `group` of a structure names its molecule, for `group_by: group`.
+class _Published(MoleculeData, ABC):
+    """A published set whose files need nothing but their units.
 
     Args:
-        path: one file or several of 1000.hdf5 to 8000.hdf5 (unpacked), or an npz file with arrays of the same names.
+        path: one file or several.
+    """
+
+    units: ClassVar[dict[str, str]]
+
+    def __init__(self, path: str | list[str], **common: Any):
+        super().__init__(**common)
+        self.paths = _paths(path)
+
+    def files(self) -> list[Path]:
+        return self.paths
+
+    def settings(self) -> dict[str, Any]:
+        return {"units": self.units}
+
+    def blocks(self) -> Iterator[Block]:
+        yield from _read(self.paths, {}, self.units)
+
+
+class QM7X(_Published):
+    """QM7-X: 4.2 million structures of 7,000 molecules with up to seven heavy atoms, at and away from equilibrium.
+
+    The files are 1000.hdf5 to 8000.hdf5, unpacked, or npz with arrays of the same names. The word `group` of a structure
+    names its molecule, for `group_by: group`.
 
     Source: Hoja et al., Sci. Data 8, 43 (2021); PBE0+MBD, in eV and Å.
     """
 
-    def __init__(self, path: str | list[str], **common: Any):
-        super().__init__(**common)
-        self.paths = _paths(path)
-
-    def files(self) -> list[Path]:
-        return self.paths
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def blocks(self) -> Iterator[Block]:
-        yield from _read(self.paths, {}, {})
+    units: ClassVar = {"energy": "eV"}
 
 
-class ANI1(MoleculeData):
+class ANI1(_Published):
     """ANI-1: 22 million structures of molecules of H, C, N and O away from equilibrium, with energies.
 
-    The word `group` of a structure names its molecule, for `group_by: group`.
-
-    Args:
-        path: one file or several of ani_gdb_s01.h5 to ani_gdb_s08.h5.
+    The files are ani_gdb_s01.h5 to ani_gdb_s08.h5. The word `group` of a structure names its molecule, for
+    `group_by: group`.
 
     Source: Smith, Isayev and Roitberg, Sci. Data 4, 170193 (2017); ωB97X/6-31G(d), in Ha and Å.
     """
 
-    def __init__(self, path: str | list[str], **common: Any):
-        super().__init__(**common)
-        self.paths = _paths(path)
-
-    def files(self) -> list[Path]:
-        return self.paths
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def blocks(self) -> Iterator[Block]:
-        yield from _read(self.paths, {}, {"energy": "Ha"})
+    units: ClassVar = {"energy": "Ha"}
 
     def isolated_atoms(self) -> Mapping[str, float]:
         return {symbol: energy * ase_units.Hartree for symbol, energy in ANI1_ATOMS.items()}
