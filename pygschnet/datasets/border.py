@@ -63,6 +63,16 @@ class Block:
     words: dict[str, list[str]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def isolated(self) -> np.ndarray:
+        """Which molecules are isolated atoms: single and not periodic."""
+        return isolated_atoms(self.n_atoms, self.molecules.get("pbc"))
+
+
+def isolated_atoms(n_atoms: np.ndarray, pbc: np.ndarray | None) -> np.ndarray:
+    """Which molecules are single atoms without periodic images."""
+    return (n_atoms == 1) & (True if pbc is None else ~pbc.any(axis=1))
+
 
 def find_keys(available: Collection[str], keys: Mapping[str, str | None], source: str) -> dict[str, str]:
     """Which key of a file holds which field.
@@ -89,12 +99,18 @@ def find_keys(available: Collection[str], keys: Mapping[str, str | None], source
     return found
 
 
-def complete_units(units: Mapping[str, str]) -> dict[str, str]:
+def complete_units(units: Mapping[str, str], fields: Collection[str] = ()) -> dict[str, str]:
     """The unit of every field of a file, those not given following from energy and length.
 
+    Args:
+        units: those that are given, by field.
+        fields: of the file, besides those of `UNITS`.
+
     Raises:
-        InputError: for a unit that is not known or does not fit its quantity.
+        InputError: for a unit that is not known or does not fit its quantity, and for units of unknown fields.
     """
+    for name in units.keys() - UNITS.keys() - set(fields):
+        raise InputError(f"a unit is given for {name!r}, which is no field{_nearest(name, UNITS.keys() | set(fields))}")
     energy, length = units.get("energy", UNITS["energy"]), units.get("pos", UNITS["pos"])
     for unit, quantity in ((energy, "energy"), (length, "pos")):
         unit_factor(unit, quantity)
@@ -105,7 +121,13 @@ def complete_units(units: Mapping[str, str]) -> dict[str, str]:
     return complete
 
 
-def make_block(raw: Mapping[str, np.ndarray], units: Mapping[str, str], names: Mapping[str, str], source: str) -> Block:
+def make_block(
+    raw: Mapping[str, np.ndarray],
+    units: Mapping[str, str],
+    names: Mapping[str, str],
+    source: str,
+    per_atom_too: Collection[str] = (),
+) -> Block:
     """Check shapes and numbers, bring all layouts to the flat one, and convert the units.
 
     Args:
@@ -113,6 +135,7 @@ def make_block(raw: Mapping[str, np.ndarray], units: Mapping[str, str], names: M
         units: of the fields, complete.
         names: of the fields in the file, for messages.
         source: the file, for messages.
+        per_atom_too: fields of the user's own that are known to have a row per atom.
 
     Raises:
         InputError: naming field, file and place of whatever cannot be used.
@@ -125,7 +148,7 @@ def make_block(raw: Mapping[str, np.ndarray], units: Mapping[str, str], names: M
     for name, array in raw.items():
         if name == "n_atoms":
             continue
-        per_atom = name in PER_ATOM or (name not in PER_MOLECULE and array.shape[: len(frames)] == frames)
+        per_atom = name in per_atom_too or _is_per_atom(name, array, frames)
         if name == "z":
             array = np.broadcast_to(array, frames)
         leading = frames if per_atom else (len(n_atoms),)
@@ -157,14 +180,16 @@ def _layout(
     z, pos = raw["z"], raw["pos"]
     if z.size == 0:
         raise InputError(f"{called['z']} must list the atomic numbers, its shape is {list(z.shape)}")
+    if pos.size == 0:
+        raise InputError(f"{called['pos']} is empty, its shape is {list(pos.shape)}")
     if pos.ndim not in (2, 3) or pos.shape[-1] != 3:
         raise InputError(f"{called['pos']} has the shape {list(pos.shape)}; [frames, atoms, 3] or [atoms, 3] is needed")
     if pos.ndim == 2:
         n_atoms = raw["n_atoms"].astype(np.int64) if "n_atoms" in raw else np.array([len(pos)])
-        if n_atoms.ndim != 1 or n_atoms.sum() != len(pos) or z.shape != pos.shape[:1] or n_atoms.min() < 1:
+        if n_atoms.ndim != 1 or n_atoms.sum() != len(pos) or z.shape != pos.shape[:1] or n_atoms.min(initial=1) < 1:
             raise InputError(
-                f"{called['pos']} has {len(pos)} atoms, {called['z']} has the shape {list(z.shape)}, and the molecules "
-                f"have {n_atoms.sum()} atoms together, at least {n_atoms.min()} each: these must agree"
+                f"{called['pos']} has {len(pos)} atoms, {called['z']} the shape {list(z.shape)}, and "
+                f"{called.get('n_atoms', 'one molecule')} {n_atoms.sum()} atoms together: these must agree, above 0 each"
             )
         return n_atoms, lambda array: array, (len(pos),)
     frames = pos.shape[:2]
@@ -175,8 +200,12 @@ def _layout(
         )
     real: np.ndarray = np.ones(frames, dtype=bool)
     if "n_atoms" in raw:
+        if raw["n_atoms"].size != frames[0] or raw["n_atoms"].max() > frames[1]:
+            raise InputError(
+                f"{called['n_atoms']} must have {frames[0]} numbers up to {frames[1]}, as {called['pos']} has"
+            )
         real = np.arange(frames[1]) < raw["n_atoms"].reshape(-1, 1)
-    elif z.ndim == 2:
+    if z.ndim == 2 and "n_atoms" not in raw:
         real = np.asarray(z != 0)
     if not real.any(axis=1).all():
         raise InputError(f"molecule {int(np.argmin(real.any(axis=1)))} has no atoms: leave it out of {called['z']}")
@@ -185,7 +214,16 @@ def _layout(
     return real.sum(1), lambda array: array[real], frames
 
 
+def _is_per_atom(name: str, array: np.ndarray, frames: tuple[int, ...]) -> bool:
+    """Whether an array has a row per atom; [frames, 3] of a field of one's own is a vector per molecule."""
+    if name in PER_ATOM or name in PER_MOLECULE:
+        return name in PER_ATOM
+    return array.shape[: len(frames)] == frames and not (len(frames) == array.ndim == 2 and frames[1] == 3)
+
+
 def _per_molecule(name: str, array: np.ndarray, molecules: int) -> np.ndarray:
+    if molecules == 1 and array.shape == PER_MOLECULE.get(name, ()):
+        return array.reshape(1, *array.shape)  # of a single structure
     if name in ("cell", "pbc") and array.ndim == len(PER_MOLECULE[name]):
         array = np.broadcast_to(array, (molecules, *array.shape))
     if name in ("stress", "virial") and array.shape[1:] == (6,):
@@ -207,7 +245,8 @@ def _complete_cells(block: Block, source: str) -> None:
     virial = molecules.pop("virial", None)
     if virial is not None and "stress" not in molecules and "cell" in molecules:
         block.units["stress"] = UNITS["stress"]
-        molecules["stress"] = -virial / np.abs(np.linalg.det(molecules["cell"])).reshape(-1, 1, 1)
+        volume = np.abs(np.linalg.det(molecules["cell"])).reshape(-1, 1, 1)
+        molecules["stress"] = np.where(volume > 0, -virial / np.where(volume > 0, volume, 1), 0.0)
 
 
 def _check_elements(z: np.ndarray, called: str) -> None:

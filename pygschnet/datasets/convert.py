@@ -53,13 +53,18 @@ def write_molecules(
                 raise InputError(f"from molecule {molecules} on the data differ in {differ}: give all the same fields")
             for name, array in (block.atoms | block.molecules).items():
                 columns.append(name, array)
-            for kind, entries in block.words.items():
-                known = words.setdefault(kind, {})
-                codes = [known.setdefault(entry, len(known)) for entry in entries]
+            for kind in words.keys() | block.words.keys():
+                if kind not in words:
+                    words[kind] = {"": 0} if molecules else {}  # of those so far
+                    columns.append(f"words.{kind}", np.zeros(molecules, np.int32))
+                entries = block.words.get(kind, [""] * len(block.n_atoms))
+                codes = [words[kind].setdefault(entry, len(words[kind])) for entry in entries]
                 columns.append(f"words.{kind}", np.array(codes, np.int32))
             isolated |= _isolated(block)
             columns.append("ptr", atoms + np.cumsum(block.n_atoms))
             molecules, atoms = molecules + len(block.n_atoms), atoms + int(block.n_atoms.sum())
+        if molecules == 0:
+            raise InputError("the files hold no molecules")
         if "pbc" in fields and not columns.read("pbc").any():  # boxes around molecules
             for name in ("cell", "pbc"):
                 columns.drop(name)
@@ -87,7 +92,7 @@ def _first_with_bonds(blocks: Iterable[Block]) -> tuple[list[Block], Iterator[Bl
     rest, first = iter(blocks), []
     for block in rest:
         first.append(block)
-        if block.n_atoms.max() > 1:
+        if not block.isolated.all():
             break
     return first, rest
 
@@ -99,7 +104,7 @@ def _fields(block: Block) -> dict[str, dict[str, str]]:
 
 def _complete_single_atoms(block: Block, fields: Mapping[str, Mapping[str, str]]) -> None:
     """Isolated atoms come without forces, which are zero, and with a box or without."""
-    if block.n_atoms.max() > 1 or not fields:
+    if not block.isolated.all():
         return
     for per, arrays in (("atom", block.atoms), ("molecule", block.molecules)):
         for name in [name for name in arrays if name not in fields]:
@@ -154,9 +159,9 @@ def field_names(metadata: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 def _isolated(block: Block) -> dict[str, float]:
     """Energies of single atoms, the lowest of each element."""
     found: dict[str, float] = {}
-    if "energy" in block.molecules and not block.molecules.get("pbc", np.zeros(1)).any():
+    if "energy" in block.molecules:
         first = np.cumsum(block.n_atoms) - block.n_atoms
-        for molecule in np.flatnonzero(block.n_atoms == 1):
+        for molecule in np.flatnonzero(block.isolated):
             symbol = chemical_symbols[block.atoms["z"][first[molecule]]]
             found[symbol] = min(found.get(symbol, np.inf), float(block.molecules["energy"][molecule]))
     return found

@@ -85,8 +85,8 @@ class _Published(MoleculeData, ABC):
 class QM7X(_Published):
     """QM7-X: 4.2 million structures of 7,000 molecules with up to seven heavy atoms, at and away from equilibrium.
 
-    The files are 1000.hdf5 to 8000.hdf5, unpacked, or npz with arrays of the same names. The word `group` of a structure
-    names its molecule, for `group_by: group`.
+    The files are 1000.hdf5 to 8000.hdf5, unpacked, or npz with arrays of the same names. The word `group` of a
+    structure names its molecule, for `group_by: group`.
 
     Source: Hoja et al., Sci. Data 8, 43 (2021); PBE0+MBD, in eV and Å.
     """

@@ -1,6 +1,8 @@
 """ISO17: trajectories of isomers of C7H10O2, in ASE databases."""
 
 import tarfile
+import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from pygschnet.datasets.base import MoleculeData
 from pygschnet.datasets.border import Block
 from pygschnet.datasets.download import download
 from pygschnet.datasets.readers import read_ase
+from pygschnet.datasets.splits import read_rows
 from pygschnet.errors import InputError
 
 URL = "http://www.quantum-machine.org/datasets/iso17.tar.gz"
@@ -54,11 +57,15 @@ class ISO17(MoleculeData):
         paths = [folder / name for name in names]
         if not all(path.exists() for path in paths):
             archive = download([URL], self.root / "iso17.tar.gz", magic=b"\x1f\x8b")
-            try:
-                with tarfile.open(archive) as tar:
-                    tar.extractall(self.root, filter="data")
-            except (tarfile.TarError, EOFError) as error:
-                raise InputError(f"{archive} is damaged ({error}): delete it to download it again") from None
+            with tempfile.TemporaryDirectory(dir=self.root) as unpacked:  # all of it or nothing
+                try:
+                    with tarfile.open(archive) as tar:
+                        tar.extractall(unpacked, filter="data")
+                except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+                    raise InputError(f"{archive} is damaged ({error}): delete it to download it again") from None
+                folder.mkdir(exist_ok=True)
+                for path in Path(unpacked, "iso17").iterdir():
+                    path.replace(folder / path.name)
         return paths
 
     def settings(self) -> dict[str, Any]:
@@ -72,9 +79,6 @@ class ISO17(MoleculeData):
                     yield block
 
     def row_sets(self) -> Mapping[str, np.ndarray]:
-        sets = {}
-        for name, file in ROWS.items():
-            path = self.root / "iso17" / file
-            if not self.equilibrium:
-                sets[name] = np.array(path.read_text().split(), np.int64) - 1
-        return sets
+        if self.equilibrium:
+            return {}
+        return {name: read_rows(self.root / "iso17" / file).numpy() - 1 for name, file in ROWS.items()}

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -144,7 +145,7 @@ def extract_rmd17(archive: Path, molecule: str, path: Path) -> None:
                 elif name.startswith("index_") and name.endswith(".csv"):
                     rows = _content(tar, member).split()
                     arrays[name.removeprefix("index_").removesuffix(".csv")] = np.array(rows, np.int64)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise InputError(f"{archive} is damaged ({error}): delete it to download it again") from None
     if "coords" not in arrays:
         raise InputError(f"{archive} has no molecule {molecule}")

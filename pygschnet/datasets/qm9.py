@@ -160,16 +160,17 @@ def read_pyg(path: Path) -> Iterator[Block]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("qm9_v3.pt") as file:
             molecules = torch.load(file, weights_only=True)
+        read = [_from_pyg(molecule) for molecule in molecules]
     except Exception as error:  # of a damaged archive, in many ways
         raise InputError(f"{path} cannot be read ({error}): delete it to download it again") from None
     units = PROPERTIES | {name: "eV" for name in PYG_ORDER if PROPERTIES[name] == "Ha"}
-    for first in range(0, len(molecules), CHUNK):
-        read = []
-        for molecule in molecules[first : first + CHUNK]:
-            fields = {"z": molecule["z"].numpy(), "pos": molecule["pos"].double().numpy()}
-            fields |= dict(zip(PYG_ORDER, molecule["y"][0, : len(PYG_ORDER)].double().numpy(), strict=True))
-            read.append(fields | {"gdb_id": int(molecule["idx"]) + 1})
-        yield _block(read, str(path), units)
+    for first in range(0, len(read), CHUNK):
+        yield _block(read[first : first + CHUNK], str(path), units)
+
+
+def _from_pyg(molecule: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {"z": molecule["z"].numpy(), "pos": molecule["pos"].double().numpy(), "gdb_id": int(molecule["idx"]) + 1}
+    return fields | dict(zip(PYG_ORDER, molecule["y"][0, : len(PYG_ORDER)].double().numpy(), strict=True))
 
 
 def read_uncharacterized(path: Path) -> set[int]:
@@ -198,6 +199,7 @@ def read_references(path: Path) -> dict[str, dict[str, float]]:
     table = {
         symbol: dict(zip(REFERENCES, (np.array(row.split(), np.float64) * factors).tolist(), strict=True))
         for symbol, row in rows
+        if len(row.split()) == len(REFERENCES)
     }
     if len(table) != 5:
         raise InputError(f"{path} has no table of atom references for H, C, N, O and F: delete it to download it again")
@@ -212,4 +214,4 @@ def _block(molecules: list[dict[str, Any]], source: str, units: Mapping[str, str
         for name in molecules[0]
     }
     raw["n_atoms"] = np.array([len(one["z"]) for one in molecules])
-    return make_block(raw, complete_units(units), {}, source)
+    return make_block(raw, complete_units(units, PROPERTIES), {}, source)

@@ -34,7 +34,11 @@ def open_npz(path: Path) -> Iterator[NpzFile]:
     check_file(path)
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an npz file, or is cut short")
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not an npz file, or is damaged: {error}") from None
+    with file:
         yield file
 
 
@@ -62,7 +66,7 @@ def read_npz(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
         found = find_keys(file.files, keys, str(path))
         raw = {name: array_of(file, key, path) for name, key in found.items()}
         raw["z"] = _numbers_of(raw["z"])
-        yield make_block(raw, complete_units(units), found, str(path))
+        yield make_block(raw, complete_units(units, found), found, str(path))
 
 
 def row_sets(path: Path, keys: Keys) -> dict[str, np.ndarray]:
@@ -74,8 +78,8 @@ def row_sets(path: Path, keys: Keys) -> dict[str, np.ndarray]:
         sets = {}
         for key in set(file.files) - set(mapped.values()):
             try:
-                rows = file[key]
-            except ValueError:  # objects: not read, nor wanted
+                rows = array_of(file, key, path)
+            except InputError:  # neither read nor wanted: objects, or damaged
                 continue
             listed = rows.ndim == 1 and rows.dtype.kind in "iu" and 0 < len(rows) == len(np.unique(rows))
             if listed and rows.min() >= 0 and rows.max() < molecules:
@@ -94,7 +98,6 @@ def read_hdf5(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
     except ImportError:
         raise InputError(f"reading {path} needs h5py: pip install h5py") from None
     check_file(path)
-    complete = complete_units(units)
     try:
         with h5py.File(path) as file:
             groups: list[str] = []
@@ -107,7 +110,7 @@ def read_hdf5(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
                 found = find_keys(list(group), keys, f"{path}, group {name},")
                 raw = {field: np.asarray(group[key]) for field, key in found.items()}
                 raw["z"] = _numbers_of(raw["z"])
-                block = make_block(raw, complete, found, f"{path}, group {name},")
+                block = make_block(raw, complete_units(units, found), found, f"{path}, group {name},")
                 molecule = name if raw["pos"].ndim == 3 else name.rpartition("/")[0]
                 block.words["group"] = [molecule or "/"] * len(block.n_atoms)
                 held += len(block.n_atoms)
@@ -128,18 +131,23 @@ def read_ase(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) ->
         words: names of properties to keep as words, such as config_type.
     """
     check_file(path)
-    complete = complete_units(units)
     structures = _rows(path) if path.suffix == ".db" else _images(path)
     found: dict[str, str] = {}
     count = 0
     while chunk := _safely(lambda: list(islice(structures, CHUNK)), path):
-        here = find_keys({key for structure in chunk for key in structure}, keys, str(path))
-        found = found or here
-        if here != found and max(len(structure["numbers"]) for structure in chunk) > 1:
+        available = {key for structure in chunk for key in structure}
+        single = all(_is_isolated(structure) for structure in chunk)  # they have an energy, and need nothing else
+        needed = ("energy", "z", "pos") if single else keys
+        here = find_keys(
+            available, {n: k for n, k in keys.items() if k in available or not k or n in needed}, str(path)
+        )
+        found = found if found and not single else here
+        if here != found:
             differ = ", ".join(sorted(here.keys() ^ found.keys()) or sorted(here.values()))
             raise InputError(f"from structure {count} on {path} differs in {differ}: set keys of those to null")
         raw = _stack(chunk, found, str(path), count)
-        block = make_block(raw, complete, found, f"{path} (from structure {count} on)")
+        own = [name for name, key in found.items() if key in chunk[0]["per atom"]]
+        block = make_block(raw, complete_units(units, found), found, f"{path} (from structure {count} on)", own)
         for word in words:
             block.words[word] = [str(structure.get(word, "")) for structure in chunk]
         count += len(chunk)
@@ -159,11 +167,14 @@ def check_file(path: Path) -> None:
 
 
 def _images(path: Path) -> Iterator[dict[str, Any]]:
-    for atoms in ase.io.iread(path, ":"):
+    for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True):
         yield _fields(atoms) | (atoms.calc.results if atoms.calc is not None else {})
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        if file.read(6) != b"SQLite":  # ASE would make one of an empty file
+            raise InputError(f"{path} is not an ASE database")
     with ase.db.connect(path) as database:
         for row in database.select():
             results = {name: row[name] for name in ("energy", "forces", "stress", "dipole", "charges") if name in row}
@@ -171,16 +182,22 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _fields(atoms: Atoms) -> dict[str, Any]:
-    return {**atoms.info, **atoms.arrays, "cell": atoms.cell.array, "pbc": atoms.pbc}
+    return {**atoms.info, **atoms.arrays, "cell": atoms.cell.array, "pbc": atoms.pbc, "per atom": atoms.arrays.keys()}
+
+
+def _is_isolated(structure: Mapping[str, Any]) -> bool:
+    return len(structure["numbers"]) == 1 and not structure["pbc"].any()
 
 
 def _safely(read: Callable[[], list[dict[str, Any]]], path: Path) -> list[dict[str, Any]]:
     """ASE's readers fail in many ways; all mean that the file is not what it should be."""
     try:
         return read()
-    except (MemoryError, OSError):
+    except (MemoryError, InputError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # not of the file's content
+            raise
         raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
 
 
@@ -190,15 +207,14 @@ def _stack(chunk: list[dict[str, Any]], found: Mapping[str, str], source: str, f
     for name, key in found.items():
         example = next(structure[key] for structure in chunk if key in structure)
         for number, structure in enumerate(chunk, first):
-            if key not in structure and len(structure["numbers"]) == 1:  # an isolated atom: everything is zero
+            if key not in structure and _is_isolated(structure) and name != "energy":  # of it, the rest is zero
                 structure[key] = np.zeros((1, 3)) if name == "forces" else np.zeros_like(example)
             if key not in structure:
                 raise InputError(
                     f"structure {number} of {source} has no {key}, others have: remove it, or set keys.{name} to null"
                 )
         values = [np.asarray(structure[key]) for structure in chunk]
-        per_atom = all(value.shape[:1] == (n,) for value, n in zip(values, n_atoms, strict=True))
-        per_atom = name in PER_ATOM or (per_atom and name not in PER_MOLECULE)
+        per_atom = name in PER_ATOM or (name not in PER_MOLECULE and key in chunk[0]["per atom"])
         try:
             raw[name] = np.concatenate(values) if per_atom else np.stack(values)
         except ValueError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pygschnet.datasets.border import isolated_atoms
 from pygschnet.datasets.convert import compositions
 from pygschnet.datasets.readers import array_of, open_npz
 from pygschnet.datasets.store import Store
@@ -57,10 +58,13 @@ def make_split(
     Raises:
         InputError: for a name that the data do not know, sets that overlap, or more molecules than there are.
     """
-    everything = torch.from_numpy(np.flatnonzero(np.diff(store["ptr"]) > 1))
-    if len(everything) == 0:
-        everything = torch.arange(len(store["ptr"]) - 1)
+    everything = torch.from_numpy(np.flatnonzero(~isolated_atoms(np.diff(store["ptr"]), store.get("pbc"))))
     pools = {name: _named(store, wanted) for name, wanted in rows.items() if wanted is not None}
+    for name, pool in pools.items():
+        if len(pool) and (pool.min() < 0 or pool.max() > len(store["ptr"]) - 2):
+            there = f"0 to {len(store['ptr']) - 2}"
+            raise InputError(f"the rows {rows[name]} for {name} are {pool.min()} to {pool.max()}, there are {there}")
+        pools[name] = pool[torch.isin(pool, everything)]
     for one, other in combinations(pools, 2):
         if shared := int(torch.isin(pools[one], pools[other]).sum()):
             raise InputError(
@@ -184,7 +188,7 @@ def read_rows(path: Path) -> Tensor:
             rows = np.array(json.loads(path.read_text()))
         else:
             rows = np.array(path.read_text().replace(",", " ").split()).astype(np.int64)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise InputError(f"{path} does not list row numbers: {error}") from None
     return _indices(rows, str(path))
 

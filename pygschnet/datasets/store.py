@@ -6,6 +6,7 @@ arrays in memory to write them; `writing` appends instead, so that a data set ma
 
 import contextlib
 import hashlib
+import itertools
 import json
 import mmap
 import shutil
@@ -49,6 +50,7 @@ class Columns:
     def __init__(self, folder: Path):
         self.folder = folder
         self.metadata: dict[str, Any] = {}
+        self._numbers = itertools.count()
         self._files: dict[str, BinaryIO] = {}
         self._shapes: dict[str, list[int]] = {}
         self._dtypes: dict[str, str] = {}
@@ -56,13 +58,16 @@ class Columns:
 
     def append(self, name: str, array: np.ndarray) -> None:
         """Append rows to an array."""
-        content = np.ascontiguousarray(array)
+        content = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         if name not in self._files:
             if content.dtype.str not in _CODES:
                 raise InputError(f"{name} holds {content.dtype}, which a data file cannot")
-            self._files[name] = (self.folder / str(len(self._shapes))).open("w+b")
+            self._files[name] = (self.folder / str(next(self._numbers))).open("w+b")
             self._shapes[name], self._dtypes[name] = [0, *content.shape[1:]], content.dtype.str
             self._hashes[name] = hashlib.sha256()
+        if {content.dtype.str, self._dtypes[name]} == {"<f4", "<f8"}:  # the more precise of both
+            content = content.astype("<f8")
+            self._widen(name)
         if content.dtype.str != self._dtypes[name] or list(content.shape[1:]) != self._shapes[name][1:]:
             raise InputError(
                 f"{name} has rows of {content.dtype} {list(content.shape[1:])} after rows of "
@@ -79,6 +84,14 @@ class Columns:
         if 0 in shape:
             return np.zeros(shape, self._dtypes[name])
         return np.memmap(self._files[name].name, self._dtypes[name], "r", shape=tuple(shape))
+
+    def _widen(self, name: str) -> None:
+        """Make float64 of an array that has been float32 so far."""
+        if self._dtypes[name] == "<f4":
+            before = self.read(name).astype("<f8")
+            self.drop(name)
+            del self._shapes[name]
+            self.append(name, before)
 
     def drop(self, name: str) -> None:
         """Leave an array out."""
