@@ -243,6 +243,9 @@ def main() -> None:
     except (InputError, OSError, MisconfigurationException) as error:
         print(f"pygschnet: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("pygschnet: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _expand_preset(argument: str) -> str:

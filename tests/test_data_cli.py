@@ -221,6 +221,17 @@ def test_files_fetched_by_hand(folder, pygschnet_command, monkeypatch):
     )
 
 
+def test_interrupted(folder, pygschnet_command, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    ase.io.write("argon.extxyz", list(argon(3)))
+    monkeypatch.setattr("pygschnet.datasets.convert.suspicions", interrupt)
+    convert = ("data", "convert", "argon.extxyz", "argon.safetensors")
+    assert pygschnet_command(*convert, code=130) == "pygschnet: interrupted\n"
+    assert {path.name for path in folder.iterdir()} == {"argon.extxyz", "tiny.yaml"}
+
+
 def test_every_data_set_explains_itself(pygschnet_command):
     for name in ("MD17", "QM9", "ISO17", "QM7X", "ANI1", "Files"):
         with pytest.raises(SystemExit):

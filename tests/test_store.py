@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch
 
@@ -54,11 +54,12 @@ def store(tmp_path):
     return tmp_path / "grid.safetensors"
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.lists(molecules(), min_size=1, max_size=7), st.integers(1, 4), st.data())
-def test_what_is_written_is_read(tmp_path_factory, several, size, data):
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(several=st.lists(molecules(), min_size=1, max_size=7), size=st.integers(1, 4), data=st.data())
+def test_what_is_written_is_read(tmp_path_factory, monkeypatch, several, size, data):
     """Whatever the blocks were, items and batches hold the same numbers and the edges that the graph finds."""
     folder, graph = tmp_path_factory.mktemp("store"), RadiusGraph(2.5)
+    monkeypatch.setattr("pygschnet.datasets.molecules.CHUNK", 6)  # several chunks of atoms
     write_molecules(folder / "with.safetensors", blocks(several, size), {}, SOURCE, graph)
     write_molecules(folder / "without.safetensors", blocks(several, size), {}, SOURCE)
     stored, bare = Store(folder / "with.safetensors"), Store(folder / "without.safetensors")
