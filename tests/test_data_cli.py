@@ -19,7 +19,9 @@ from tests.structures import SHARED
 
 TINY = """
 model:
-  representation: {class_path: SchNet, init_args: {features: 8, gaussians: 6, interactions: 1, cutoff: 4.0, cutoff_form: cosine}}
+  representation:
+    class_path: SchNet
+    init_args: {features: 8, gaussians: 6, interactions: 1, cutoff: 4.0, cutoff_form: cosine}
   head: {class_path: Atomwise, init_args: {features: 8}}
   rho: 1.0
 trainer: {max_steps: 4, check_val_every_n_epoch: null, val_check_interval: 2, enable_progress_bar: false}

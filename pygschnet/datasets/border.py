@@ -189,7 +189,7 @@ def _layout(
         if n_atoms.ndim != 1 or n_atoms.sum() != len(pos) or z.shape != pos.shape[:1] or n_atoms.min(initial=1) < 1:
             raise InputError(
                 f"{called['pos']} has {len(pos)} atoms, {called['z']} the shape {list(z.shape)}, and "
-                f"{called.get('n_atoms', 'one molecule')} {n_atoms.sum()} atoms together: these must agree, above 0 each"
+                f"{called.get('n_atoms', 'one molecule')} {n_atoms.sum()} atoms in all: these must agree, above 0 each"
             )
         return n_atoms, lambda array: array, (len(pos),)
     frames = pos.shape[:2]

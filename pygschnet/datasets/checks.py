@@ -107,6 +107,7 @@ def _slope(molecules: Molecules) -> str | None:
     if abs(slope - 1) < 0.1:
         return None
     names = ["they are gradients, of the opposite sign"] if abs(slope + 1) < 0.1 else []
+    names += ["forces per Å given as forces per Bohr"] if _near(slope, LENGTHS["Bohr"]) else []
     names += [
         f"energies in {energy} with forces in {force}"
         for energy, force in itertools.product(ENERGIES, FORCES)

@@ -64,7 +64,7 @@ def write_molecules(
             columns.append("ptr", atoms + np.cumsum(block.n_atoms))
             molecules, atoms = molecules + len(block.n_atoms), atoms + int(block.n_atoms.sum())
         if molecules == 0:
-            raise InputError("the files hold no molecules")
+            raise InputError(f"there are no molecules in {', '.join(metadata['source']['files'])}")
         if "pbc" in fields and not columns.read("pbc").any():  # boxes around molecules
             for name in ("cell", "pbc"):
                 columns.drop(name)
@@ -110,7 +110,7 @@ def _complete_single_atoms(block: Block, fields: Mapping[str, Mapping[str, str]]
         for name in [name for name in arrays if name not in fields]:
             del arrays[name]
         for name, field in fields.items():
-            if field["per"] == per and name not in arrays and name in PER_ATOM | PER_MOLECULE:
+            if field["per"] == per and name not in arrays and name in (PER_ATOM | PER_MOLECULE).keys() - {"energy"}:
                 kind = bool if name == "pbc" else np.float64
                 arrays[name] = np.zeros((len(block.n_atoms), *(PER_ATOM | PER_MOLECULE)[name]), kind)
                 block.units[name] = field["unit"]
