@@ -482,7 +482,7 @@ def groups(path, several):
         (database, "x.db"),
         (groups, "x.h5"),
         (extxyz, "x@300K.xyz"),
-    ],  # fmt: skip
+    ],
 )
 def test_every_layout_gives_the_same_molecules(read, tmp_path, write, name):
     several = labelled(*(["H2CO"] * 4 if write is frames else ["H2CO", "CH4", "H2O", "H2CO"]))
