@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.geometry import complete_cell
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Data
@@ -238,6 +239,8 @@ def _vesin_molecules(pos: Tensor, batch: Tensor, cutoff: float) -> Tensor:
 
 
 def _vesin(pos: Tensor, cutoff: float, cell: np.ndarray, pbc: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    if pbc.any():
+        cell = complete_cell(cell)  # of a slab or a chain, along directions that are not periodic
     points = np.zeros((len(pos), 3))
     points[:, : pos.shape[1]] = pos.cpu().double().numpy()
     search = NeighborList(cutoff=cutoff * (1 + 1e-6), full_list=True)

@@ -23,7 +23,6 @@ from pygschnet.datasets.files import ANI1_ATOMS
 from tests.structures import SHARED
 
 HA, BOHR, KCAL, DEBYE, GPA = 27.211386, 0.52917721, 0.0433641, 0.20819434, 1 / 160.21766
-PER_ATOM = ("z", "pos", "forces", "charges")
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the reference data are not beside this checkout")
 
 
@@ -44,11 +43,26 @@ def read(tmp_path):
 
 
 def nothing_cached(tmp_path):
+    """Neither data nor remains of them; locks may stay."""
     return not [path for path in tmp_path.glob("cache/*") if path.suffix != ".lock"]
 
 
 def energies(data, part):
     return sorted(data.molecules.batch(data.split[part]).energy.tolist())
+
+
+def npz_bytes(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def hdf5_bytes(**arrays):
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
+    return buffer.getvalue()
 
 
 # --- QM9
@@ -111,9 +125,7 @@ def qm9(tmp_path, read):
     def make(files=None, fell_apart=(2, 879, 881, 33458, 33460), **settings):
         numbers = [*fell_apart, *range(100_001, 103_055 - len(fell_apart))]
         lines = "".join(f"{k:8}    NC(=N)C#N    NC(=N)C#N    [NH]C(=[NH2])C#N    6.036217\n" for k in numbers)
-        head = (
-            f"\nList of molecules among the 133885 GDB9 molecules\nfor\nwhich\n\n\n{RULE}\n#   Index  SMILES\n{RULE}\n"
-        )
+        head = f"\nList of molecules among the 133885 GDB9 molecules\nfor\nwhich\n\n\n{RULE}\n# Index SMILES\n{RULE}\n"
         raw = {f"dsgdb9nsd_{number:06}.xyz": text.encode() for number, text in raw_files().items()}
         contents = {
             "dsgdb9nsd.xyz.tar.bz2": tar_bytes(raw, "w:bz2"),
@@ -197,8 +209,15 @@ def test_a_pickle_in_the_file_of_pyg_does_not_run(qm9, tmp_path):
     assert not (tmp_path / "touched").exists() and nothing_cached(tmp_path)
 
 
-def archive(**members):
-    return {"dsgdb9nsd.xyz.tar.bz2": tar_bytes({f"{name}.xyz": text for name, text in members.items()}, "w:bz2")}
+def test_the_energy_of_qm9_has_a_unit(qm9):
+    assert qm9().store.metadata["fields"]["energy"]["unit"] == "eV"
+
+
+def one_molecule(text, end=None):
+    return {"dsgdb9nsd.xyz.tar.bz2": tar_bytes({"dsgdb9nsd_000001.xyz": text.encode()}, "w:bz2")[:end]}
+
+
+NO_QM9 = "molecule 1 of .* is not in the format of QM9"
 
 
 @pytest.mark.parametrize(
@@ -206,21 +225,17 @@ def archive(**members):
     [
         ({}, {"target": "u0"}, "QM9 has no property 'u0'; it has A, B, C, mu"),
         ({}, {"target": "A", "source": "pyg"}, "QM9 has no property 'A'; it has mu"),
-        ({"dsgdb9nsd.xyz.tar.bz2": archive(x_000001=METHANE.encode())["dsgdb9nsd.xyz.tar.bz2"][:99]}, {}, "is damaged"),
+        (one_molecule(METHANE, 99), {}, "tar.bz2 is damaged"),
+        (one_molecule(METHANE[:300]), {}, NO_QM9),
+        (one_molecule(METHANE.replace("C\t-", "Q\t-")), {}, NO_QM9),
+        (one_molecule(METHANE.replace("6.469", "")), {}, NO_QM9),
         ({"uncharacterized.txt": b"1 C C C 0.1\n2 N N N 0.1\n"}, {}, "lists 2 molecules instead of 3054"),
         ({"atomref.txt": REFERENCES.replace("F ", "X ").encode()}, {}, "no table of atom references"),
-        (archive(x_000001=METHANE[:300].encode()), {}, "molecule 1 of .* is not in the format of QM9"),
-        (
-            archive(x_000001=METHANE.replace("C\t-", "Q\t-").encode()),
-            {},
-            "molecule 1 of .* is not in the format of QM9",
-        ),
-        (archive(x_000001=METHANE.replace("6.469", "").encode()), {}, "molecule 1 of .* is not in the format of QM9"),
         ({"qm9_v3.zip": b"PK\x03\x04"}, {"source": "pyg"}, "qm9_v3.zip cannot be read"),
         ({"atomref.txt": REFERENCES.replace("       2.981", "").encode()}, {}, "atomref"),
-        (archive(), {}, "tar.bz2"),
+        ({"dsgdb9nsd.xyz.tar.bz2": tar_bytes({"a.txt": b""}, "w:bz2")}, {}, "no molecules|tar.bz2"),
+        (saved([]), {"source": "pyg"}, "no molecules|qm9_v3.zip"),
         (saved([{"a": 1}]), {"source": "pyg"}, "qm9_v3.zip"),
-        (saved([]), {"source": "pyg"}, "qm9_v3.zip"),
     ],
 )
 def test_bad_files_of_qm9(qm9, tmp_path, files, settings, message):
@@ -288,12 +303,12 @@ def test_bad_ids_of_iso17(read, iso17, tmp_path, ids, message):
         read(**iso17)
 
 
-def test_a_damaged_archive_of_iso17_leaves_no_databases(read, iso17, tmp_path):
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize(("end", "more"), [(-3000, b""), (-8, bytes(8))])
+def test_a_damaged_archive_of_iso17_is_not_used(read, iso17, tmp_path, end, more):
     names = ("train_ids.txt", "validation_ids.txt", "reference.db", "test_other.db")
     members = {f"iso17/{name}": (tmp_path / "iso17" / name).read_bytes() for name in names}
-    members["iso17/test_other.db"] += rng.bytes(10_000)
-    (tmp_path / "iso17.tar.gz").write_bytes(tar_bytes(members, "w:gz")[:-3000])
+    members["iso17/test_other.db"] += np.random.default_rng(0).bytes(10_000)
+    (tmp_path / "iso17.tar.gz").write_bytes(tar_bytes(members, "w:gz")[:end] + more)
     for path in (tmp_path / "iso17").iterdir():
         path.unlink()
     for _ in range(2):
@@ -301,10 +316,9 @@ def test_a_damaged_archive_of_iso17_leaves_no_databases(read, iso17, tmp_path):
             read(**iso17)
 
 
-@pytest.mark.parametrize("shape", [[True], [False]], ids=["n,1", "n"])
-def test_qm7x(read, tmp_path, shape):
+@pytest.mark.parametrize("rest", [(1,), ()])
+def test_qm7x(read, tmp_path, rest):
     """Groups f[molecule][conformer], and sets of the split that share no molecules."""
-    rng = np.random.default_rng(0)
     with h5py.File(tmp_path / "1000.hdf5", "w") as file:
         for number, name in enumerate(("H2O", "CH4", "NH3", "C2H4", "H2CO", "CH3OH"), 1):
             for step in range(3):
@@ -312,16 +326,16 @@ def test_qm7x(read, tmp_path, shape):
                 group = file.create_group(f"{number}/Geom-m{number}-i1-c1-{step}")
                 group["atNUM"], group["atXYZ"] = atoms.numbers, atoms.positions + 0.01 * step
                 group["ePBE0+MBD"], group["totFOR"] = np.array([-10.0 * number - step]), 0.1 * atoms.positions
-                group["vDIP"], group["hRAT"] = np.array([0.1, 0.2, 0.3 * number]), rng.random((len(atoms), 1))
-                group["hCHG"] = np.full((len(atoms), 1) if shape[0] else len(atoms), 0.01 * number)
+                group["vDIP"], group["hRAT"] = np.array([0.1, 0.2, 0.3 * number]), np.ones((len(atoms), 1))
+                group["hCHG"] = np.full((len(atoms), *rest), 0.01 * number)
     data = read(tmp_path / "1000.hdf5", QM7X, group_by="group", train=3, val=1)
     assert data.store["energy"].tolist() == [-10.0 * number - step for number in range(1, 7) for step in range(3)]
     item, atoms = data.molecules[13], molecule("H2CO")
     assert torch.equal(item.pos, torch.from_numpy(atoms.positions + 0.01))
     assert torch.equal(item.forces, torch.from_numpy(0.1 * atoms.positions))
-    assert item.dipole[0].tolist() == [0.1, 0.2, 1.5] and item.charges.tolist() == [0.05] * 4
+    assert item.dipole[0].tolist() == pytest.approx([0.1, 0.2, 1.5]) and item.charges.tolist() == [0.05] * 4
     sets = [{-energy // 10 for energy in energies(data, part)} for part in ("train", "val", "test")]
-    assert [len(one) for one in sets] == [3, 1, 2] and not sets[0] & sets[1] | sets[0] & sets[2] | sets[1] & sets[2]
+    assert [len(one) for one in sets] == [3, 1, 2] and len(set.union(*sets)) == 6
 
 
 @needs_shared
@@ -362,19 +376,16 @@ def test_ani1_species_are_bytes(read, tmp_path):
     assert item.energy.item() == pytest.approx(-117.6 * HA)
 
 
-def rmd17(tmp_path, molecule_name="ethanol", **changes):
+def rmd17(tmp_path, name="ethanol", end=None, more=()):
     atoms = molecule("CH3CH2OH")
     coords = np.stack([atoms.positions + 0.01 * k for k in range(20)])
     arrays = {"nuclear_charges": atoms.numbers.astype(np.uint8), "coords": coords, "forces": 10 * coords}
     arrays |= {"energies": -97000.0 - np.arange(20.0), "old_energies": -97500.0 - np.arange(20), "old_forces": coords}
-    inner = io.BytesIO()
-    np.savez(inner, **arrays)
-    members = {"rmd17/readme.txt": b"read me", f"rmd17/npz_data/rmd17_{molecule_name}.npz": inner.getvalue()}
+    members = {"rmd17/readme.txt": b"read me", f"rmd17/npz_data/rmd17_{name}.npz": npz_bytes(**arrays)}
     rows = {"index_train_01.csv": b"1\n3\n5\n7\n", "index_test_01.csv": b"2\n4\n", "index_train_02.csv": b"3\n4\n"}
     members |= {f"rmd17/splits/{name}": content for name, content in rows.items()}
     (tmp_path / "rmd17").mkdir()
-    content = changes.get("archive", lambda content: content)(tar_bytes(members | changes.get("members", {}), "w:bz2"))
-    (tmp_path / "rmd17" / "rmd17.tar.bz2").write_bytes(content)
+    (tmp_path / "rmd17" / "rmd17.tar.bz2").write_bytes(tar_bytes(members | dict(more), "w:bz2")[:end])
     rows = {"train": 3, "val": 1, "train_rows": "train_01", "test_rows": "test_01"}
     return {"kind": MD17, "molecule": "ethanol", "revised": True, "root": str(tmp_path), **rows}
 
@@ -395,12 +406,12 @@ def test_archive_of_rmd17(read, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "settings", "message"),
     [
-        ({"molecule_name": "toluene"}, {}, "has no molecule ethanol"),
-        ({"archive": lambda content: content[:200]}, {}, "rmd17.tar.bz2 is damaged"),
+        ({"name": "toluene"}, {}, "has no molecule ethanol"),
+        ({"end": 200}, {}, "rmd17.tar.bz2 is damaged"),
         ({}, {"test_rows": "train_02"}, "1 molecules are both in train_01 and in train_02"),
         ({}, {"molecule": "benzene2018"}, "no molecule 'benzene2018'"),
-        ({"members": {"rmd17/npz_data/rmd17_ethanol.npz": b"PK\x03\x04"}}, {}, "damaged"),
-        ({"members": {"rmd17/splits/index_train_01.csv": b"index\n1\n"}}, {}, "damaged"),
+        ({"more": {"rmd17/npz_data/rmd17_ethanol.npz": b"PK\x03\x04"}}, {}, "tar.bz2"),
+        ({"more": {"rmd17/splits/index_train_01.csv": b"index\n1\n"}}, {}, "tar.bz2"),
     ],
 )
 def test_bad_archives_of_rmd17(read, tmp_path, changes, settings, message):
@@ -473,14 +484,8 @@ def groups(path, several):
 @pytest.mark.parametrize(
     ("write", "name"),
     [
-        (frames, "x.npz"),
-        (flat, "x.npz"),
-        (padded, "x.npz"),
-        (padded_and_counted, "x.npz"),
-        (extxyz, "x.xyz"),
-        (extxyz, "x.extxyz"),
-        (database, "x.db"),
-        (groups, "x.h5"),
+        *((write, "x.npz") for write in (frames, flat, padded, padded_and_counted)),
+        *((extxyz, "x.xyz"), (extxyz, "x.extxyz"), (database, "x.db"), (groups, "x.h5")),
         (extxyz, "x@300K.xyz"),
     ],
 )
@@ -499,11 +504,11 @@ def test_every_layout_gives_the_same_molecules(read, tmp_path, write, name):
         assert data.store.metadata["fields"]["gap"] == {"per": "molecule", "unit": "eV"}
 
 
-def water(k=0, **info):
+def water(k=0, config_type="none", **results):
     atoms = molecule("H2O")
     atoms.rattle(0.02, seed=k)
-    atoms.calc = SinglePointCalculator(atoms, energy=-10.0 - k, forces=0.1 * atoms.positions)
-    atoms.info |= info
+    atoms.calc = SinglePointCalculator(atoms, energy=-10.0 - k, forces=0.1 * atoms.positions, **results)
+    atoms.info["config_type"] = config_type
     return atoms
 
 
@@ -539,6 +544,7 @@ ATOMS = [single("O", -2040.0), single("H", -13.6), single("H", -13.5)]
         {"atoms.xyz": ATOMS, "a.xyz": WATER},
         {"a.xyz": WATER, "atoms.xyz": ATOMS},
         {"a.xyz": WATER[:3], "atoms.xyz": [single("O", -2040.0, cell=[9, 9, 9])], "b.xyz": WATER[3:] + ATOMS[1:]},
+        {"a.xyz": [water(k, charges=[0.1, 0.2, 0.3]) for k in range(6)] + ATOMS},
         {"a.xyz": [*WATER, *WATER[:1] * 994, *ATOMS]},
     ],
 )
@@ -550,22 +556,25 @@ def test_isolated_atoms(read, tmp_path, files):
     assert sorted(data.molecules.batch(drawn).energy.tolist()) == wanted
     batch = data.molecules.batch(drawn[:6])
     torch.testing.assert_close(batch.forces, 0.1 * batch.pos, rtol=0, atol=1e-8)
-    assert not data.store["forces"][
-        np.isin(data.store["energy"], (-2040, -13.6, -13.5)).repeat(np.diff(data.store["ptr"]))
-    ].any()
+    sizes = np.diff(data.store["ptr"])
+    assert not data.store["forces"][sizes.repeat(sizes) == 1].any()
 
 
-def test_isolated_atoms_with_named_keys(read, tmp_path):
+@pytest.mark.parametrize("units", [None, {"gap": "Ha"}])
+def test_isolated_atoms_with_named_keys(read, tmp_path, units):
     for atoms in (several := [water(), water(1), single()]):
         results, atoms.calc = atoms.calc.results, None
-        atoms.info["REF_E"] = results["energy"]
+        atoms.info |= {"REF_E": results["energy"], **({"g": 1.0} if len(atoms) > 1 and units else {})}
         atoms.arrays |= {"REF_F": results["forces"]} if "forces" in results else {}
-    paths = write_all(tmp_path, {"a.xyz": several[:2], "atoms.xyz": several[2:]})
-    assert read(paths, keys={"energy": "REF_E", "forces": "REF_F"}).reference_energies == {"H": -13.6}
+    keys = {"energy": "REF_E", "forces": "REF_F", **({"gap": "g"} if units else {})}
+    for files in ({"a.xyz": several[:2], "atoms.xyz": several[2:]}, {"atoms.xyz": several[2:], "a.xyz": several[:2]}):
+        data = read(write_all(tmp_path, files), keys=keys, units=units)
+        assert data.reference_energies == {"H": -13.6} and energies(data, "test") + energies(data, "train")
 
 
 @pytest.mark.parametrize(
-    "files", [{"a.xyz": [*WATER, single(energy=None)]}, {"a.xyz": WATER, "b.xyz": single("H", None)}]
+    "files",
+    [{"a.xyz": [*WATER, single(energy=None)]}, {"a.xyz": WATER, "b.xyz": single(energy=None)}],
 )
 def test_an_isolated_atom_without_energy_is_no_reference(read, tmp_path, files):
     with pytest.raises(InputError, match="energy"):
@@ -611,13 +620,15 @@ STRESS = np.array([[1.0, 4.0, 5.0], [4.0, 2.0, 6.0], [5.0, 6.0, 3.0]]) / 100
 VOIGT = STRESS[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # xx yy zz yz xz xy
 
 
-@pytest.mark.parametrize("suffix", ["xyz", "db", "npz"])
+@pytest.mark.parametrize("suffix", ["xyz", "db", "npz", "h5"])
 @pytest.mark.parametrize(("unit", "factor"), [("eV/Å^3", 1.0), ("GPa", GPA)])
 def test_stress_in_the_order_of_voigt(read, tmp_path, suffix, unit, factor):
     atoms, path = silicon(stress=VOIGT), tmp_path / f"x.{suffix}"
     assert np.array_equal(atoms.get_stress(voigt=False), STRESS)
     if suffix == "npz":
         np.savez(path, z=atoms.numbers, R=[atoms.positions], cell=atoms.cell.array, stress=[VOIGT])
+    elif suffix == "h5":
+        path.write_bytes(hdf5_bytes(z=atoms.numbers, R=atoms.positions, cell=atoms.cell.array, stress=VOIGT))
     else:
         ase.io.write(path, atoms, format={"xyz": "extxyz"}.get(suffix, suffix))
     item = read(path, units={"stress": unit}).molecules[0]
@@ -650,14 +661,31 @@ def test_mixed_boundaries(read, tmp_path):
 
 
 @pytest.mark.parametrize("write", [frames, extxyz])
-def test_a_vector_for_each_of_several_structures_of_three_atoms(read, tmp_path, write):
-    path = tmp_path / ("x.npz" if write is frames else "x.xyz")
+def test_a_vector_for_each_structure_of_three_atoms(read, tmp_path, write):
+    path = tmp_path / {frames: "x.npz", extxyz: "x.xyz"}[write]
     write(path, labelled("H2O", "H2O"))
     data = read(path, keys={"vector": "D", "dipole": None}, units={"pos": "Bohr"})
     assert data.store.metadata["fields"]["vector"]["per"] == "molecule"
 
 
-def test_changed_and_damaged_files_are_converted_again(read, tmp_path):
+@pytest.mark.parametrize("kind", ["arrays", "magmoms", "data"])
+@pytest.mark.parametrize("names", [["CH4", "H2O"], ["CH4", "CH4"]])
+def test_numbers_for_each_atom(read, tmp_path, kind, names):
+    several = [molecule(name) for name in names]
+    for atoms in several:
+        own = {"magmoms": 1.0 * atoms.numbers} if kind == "magmoms" else {}
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, **own)
+        atoms.arrays |= {"own": 1.0 * atoms.numbers} if kind == "arrays" else {}
+    with ase.db.connect(tmp_path / "x.db") as file:
+        for atoms in several if kind == "data" else []:
+            file.write(atoms, data={"own": 1.0 * atoms.numbers})
+    (path,) = write_all(tmp_path, {"x.xyz": several})
+    path = tmp_path / "x.db" if kind == "data" else path
+    data = read(path, keys={"own": "magmoms" if kind == "magmoms" else "own"})
+    assert np.array_equal(data.store["own"], data.store["z"])
+
+
+def test_damaged_files_of_the_cache(read, tmp_path):
     (path,) = write_all(tmp_path, {"a.xyz": WATER[:3]})
     store = read(path).store
     converted = store.path.read_bytes()
@@ -667,8 +695,6 @@ def test_changed_and_damaged_files_are_converted_again(read, tmp_path):
     store.path.write_bytes(converted[:-1] + bytes([converted[-1] ^ 1]))
     with pytest.raises(InputError, match="z of .* have changed since they were written"):
         read(path).store.verify()
-    write_all(tmp_path, {"a.xyz": WATER[2:]})
-    assert read(path).store["energy"].tolist() == [-12.0, -13.0, -14.0, -15.0]
 
 
 # --- real data
@@ -743,7 +769,7 @@ def test_real_stresses(read):
 def test_real_dipoles_point_from_oxygen_to_carbon(read):
     batch = read(real("h2co_dipole/h2co_B3LYP_cc-pVDZ_4001.npz")).molecules.batch(range(4001))
     axis = batch.pos.view(-1, 4, 3)[:, 0] - batch.pos.view(-1, 4, 3)[:, 1]
-    assert ((axis * batch.dipole).sum(1) > 0).all() and not batch.charge.any()
+    assert (torch.cosine_similarity(axis, batch.dipole) > 0.9).all() and not batch.charge.any()
 
 
 @needs_shared
@@ -755,26 +781,26 @@ def test_real_forces_are_slopes(read):
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("settings", "slip"),
+    ("sign", "units", "slip"),
     [
-        ({"units": {"energy": "eV"}}, "perhaps kcal/mol given as eV"),
-        ({"units": {"energy": "Ha"}}, "perhaps kcal/mol given as Ha"),
-        ({"units": {"energy": "kJ/mol"}}, "perhaps kcal/mol given as kJ/mol"),
-        ({"units": {"energy": "kcal/mol", "pos": "Bohr"}}, "perhaps Å given as Bohr"),
-        ({"units": {"energy": "kcal/mol", "pos": "nm"}}, "no two atoms are closer than 4 Å"),
-        ({"units": {"energy": "kcal/mol", "forces": "eV/Å"}}, "energies in eV with forces in kcal/mol/Å"),
-        ({"units": {"energy": "eV", "forces": "kcal/mol/Å"}}, "energies in kcal/mol with forces in eV/Å"),
-        ({"units": {"energy": "kcal/mol", "forces": "kcal/mol/Bohr"}}, "perhaps forces per Å given as forces per Bohr"),
-        ({"sign": -1, "units": {"energy": "kcal/mol"}}, "they are gradients, of the opposite sign"),
+        (1, ("eV",), "perhaps kcal/mol given as eV"),
+        (1, ("Ha",), "perhaps kcal/mol given as Ha"),
+        (1, ("kJ/mol",), "perhaps kcal/mol given as kJ/mol"),
+        (1, ("kcal/mol", "Bohr"), "perhaps Å given as Bohr"),
+        (1, ("kcal/mol", "nm"), "no two atoms are closer than 4 Å"),
+        (1, ("kcal/mol", "Å", "eV/Å"), "energies in eV with forces in kcal/mol/Å"),
+        (1, ("eV", "Å", "kcal/mol/Å"), "energies in kcal/mol with forces in eV/Å"),
+        (1, ("kcal/mol", "Å", "kcal/mol/Bohr"), "changes by 0.53.. times the work of the forces"),
+        (-1, ("kcal/mol",), "they are gradients, of the opposite sign"),
     ],
 )
-def test_slips_are_named(read, tmp_path, settings, slip):
+def test_slips_are_named(read, tmp_path, sign, units, slip):
     with np.load(real("md17_ethanol_first2000/md17_ethanol_first2000.npz")) as file:
         arrays = {key: file[key][:300] for key in file.files}
-    arrays["F"] *= settings.get("sign", 1)
+    arrays["F"] *= sign
     np.savez(tmp_path / "slip.npz", **arrays)
     with pytest.warns(UserWarning, match=".") as warned:
-        data = read(tmp_path / "slip.npz", units=settings["units"])
+        data = read(tmp_path / "slip.npz", units=dict(zip(("energy", "pos", "forces"), units, strict=False)))
     assert re.search(slip, "\n".join(str(warning.message) for warning in warned))
     assert re.search(slip, "\n".join(data.store.metadata["suspicions"]))
 
@@ -789,7 +815,6 @@ FLAT = {"z": np.tile(GOOD["z"], 6), "R": GOOD["R"].reshape(18, 3), "F": None}
 @pytest.mark.parametrize(
     ("changes", "settings", "message"),
     [
-        ({}, {"keys": {"energy": "energi"}, "E": None}, "no 'energi' for energy"),
         ({"energy": np.zeros(6)}, {"keys": {"energy": "energi"}}, "no 'energi' for energy; did you mean 'energy'"),
         ({"R": None, "posit": GOOD["R"]}, {}, "has no pos; did you mean 'posit'.*keys: {pos"),
         ({"E": GOOD["E"].astype(np.float16)}, {}, "E of .* holds half-precision numbers"),
@@ -804,13 +829,12 @@ FLAT = {"z": np.tile(GOOD["z"], 6), "R": GOOD["R"].reshape(18, 3), "F": None}
         ({"R": GOOD["R"][..., :2]}, {}, r"R of .* \[6, 3, 2\]; \[frames, atoms, 3\]"),
         ({"F": GOOD["F"][:, :2]}, {}, r"F of .* \[6, 2, 3\]; 6 molecules of 18 atoms need \[6, 3, 3\]"),
         ({"E": GOOD["E"][:5]}, {}, r"E of .* \[5\]; 6 molecules of 18 atoms need \[6\]"),
-        ({"D": np.zeros((6, 2))}, {}, r"D of .* \[6, 2\]; .* need \[6, 3\]"),
         ({"charges": np.zeros((6, 2))}, {}, r"charges of .* \[6, 2\]; .* need \[6, 3\]"),
         ({"cell": np.zeros(3)}, {}, r"cell of .* need \[6, 3, 3\]"),
-        ({"stress": np.zeros((6, 5))}, {}, r"stress of .* need \[6, 3, 3\]"),
         ({"pbc": np.ones(3, bool)}, {}, "has pbc, but no cell"),
-        (FLAT | {"N": np.full(6, 2)}, {}, "N of .* 12 atoms in all"),
-        (FLAT | {"N": np.array([0, 6, 3, 3, 3, 3])}, {}, "N of .* these must agree, above 0 each"),
+        ({"pbc": np.ones(3, bool), "cell": np.diag([5.0, 5, 0])}, {}, "cell"),
+        (FLAT | {"N": np.full(6, 2)}, {}, "12 atoms together"),
+        (FLAT | {"N": np.array([0, 6, 3, 3, 3, 3])}, {}, "18 atoms together.* above 0 each"),
         (FLAT | {"N": np.full(6, 3), "z": FLAT["z"][:17]}, {}, r"18 atoms, z of .* \[17\]"),
         ({"N": np.zeros(6, int)}, {}, "molecule 0 has no atoms"),
         ({"R": GOOD["R"] * [[[1], [0], [0]]]}, {}, "stand on the same spot"),
@@ -826,25 +850,37 @@ FLAT = {"z": np.tile(GOOD["z"], 6), "R": GOOD["R"].reshape(18, 3), "F": None}
 def test_bad_arrays(read, tmp_path, changes, settings, message):
     np.savez(tmp_path / "x.npz", **{key: value for key, value in (GOOD | changes).items() if value is not None})
     with pytest.raises(InputError, match=message):
-        read(tmp_path / "x.npz", **{key: value for key, value in settings.items() if key != "E"})
+        read(tmp_path / "x.npz", **settings)
     assert nothing_cached(tmp_path)
+
+
+def test_other_arrays_do_no_harm(read, tmp_path):
+    np.savez(tmp_path / "x.npz", **GOOD, notes=np.array(["a"] * 6), objects=np.array([{}]))
+    assert np.array_equal(read(tmp_path / "x.npz").store["forces"].reshape(6, 3, 3), GOOD["F"])
+
+
+@pytest.mark.parametrize("member", ["notes.txt", "damaged.npy"])
+def test_other_members_do_no_harm(read, tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for key, array in GOOD.items():
+            archive.writestr(f"{key}.npy", (buffer := io.BytesIO(), np.save(buffer, array))[0].getvalue())
+        archive.writestr(member, b"notes or so")
+    content = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(content.replace(b"notes or so", b"other notes") if ".npy" in member else content)
+    assert np.array_equal(read(tmp_path / "x.npz").store["forces"].reshape(6, 3, 3), GOOD["F"])
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda arrays: {key: array.astype(array.dtype.newbyteorder(">")) for key, array in arrays.items()},
-        lambda arrays: arrays | {"damaged": np.arange(1000)},
-        lambda arrays: arrays | {"notes": np.array(["a"] * 6), "objects": np.array([{}])},
+        {key: array.astype(array.dtype.newbyteorder(">")) for key, array in GOOD.items()},
+        GOOD | {"e_unit": np.bytes_("eV")},
     ],
 )
-def test_arrays_that_do_no_harm(read, tmp_path, change):
-    np.savez(tmp_path / "x.npz", **change(GOOD))
-    content = bytearray((tmp_path / "x.npz").read_bytes())
-    if (where := content.find(b"damaged.npy")) > 0:
-        content[where + 200 : where + 210] = b"0123456789"
-    (tmp_path / "x.npz").write_bytes(content)
-    assert np.array_equal(read(tmp_path / "x.npz").store["forces"].reshape(6, 3, 3), GOOD["F"])
+def test_bytes_of_other_machines(read, tmp_path, change):
+    np.savez(tmp_path / "x.npz", **change)
+    data = read(tmp_path / "x.npz", MD17, energy_unit=None if "e_unit" in change else "eV")
+    assert np.array_equal(data.store["forces"].reshape(6, 3, 3), GOOD["F"])
 
 
 def test_files_of_both_precisions(read, tmp_path):
@@ -857,20 +893,6 @@ def test_files_of_both_precisions(read, tmp_path):
 def text(several):
     buffer = io.StringIO()
     ase.io.write(buffer, several, format="extxyz")
-    return buffer.getvalue()
-
-
-def npz_bytes(**arrays):
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def hdf5_bytes(**arrays):
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for key, array in arrays.items():
-            file[key] = array
     return buffer.getvalue()
 
 
@@ -925,10 +947,7 @@ def test_an_empty_database_stays_empty(read, tmp_path):
         ({"train": [0, 1, 2], "val": [2], "test": [3]}, "1 molecules, 2 first, are in the train and in the val set"),
         ({"train": [0, 1, 1], "val": [2], "test": [3]}, "the train set names 1 molecules twice"),
         ({"train": [0, 1], "val": [2], "test": [3, 9]}, "the test set names molecules 3 to 9"),
-        ({"train": [0, 1], "val": [-1], "test": [3]}, "the val set names molecules -1 to -1"),
-        ({"train": [0, 1], "val": [2]}, "no array test or test_idx; it has train, val"),
         ({"train": [0.0, 1.0], "val": [2], "test": [3]}, "train of .* must list row numbers; it holds float64"),
-        ({"train": [[0, 1]], "val": [2], "test": [3]}, "train of .* must list row numbers"),
     ],
 )
 def test_bad_split_files(read, tmp_path, split, message):
@@ -941,17 +960,13 @@ def test_bad_split_files(read, tmp_path, split, message):
 @pytest.mark.parametrize(
     ("name", "content", "settings", "message"),
     [
-        ("rows.txt", b"0 1 9", {"train": 3}, "rows.txt for train are 0 to 9, there are 0 to 5"),
-        ("rows.txt", b"0, 1, -2", {"train": 3}, "rows.txt for train are -2 to 1, there are 0 to 5"),
+        ("rows.txt", b"0 1 9", {"train": 3}, "are 0 to 9, there are 0 to 5"),
+        ("rows.txt", b"0, 1, -2", {"train": 3}, "are -2 to 1, there are 0 to 5"),
         ("rows.txt", b"0 1 1", {"train": 3}, "the train set names 1 molecules twice"),
-        ("rows.txt", b"0 1 2", {"train": 4}, "4 for train .* asked for, but only 3 are there"),
-        ("rows.txt", b"0 one 2", {}, "rows.txt does not list row numbers"),
         ("rows.txt", npz_bytes(a=GOOD["E"]), {}, "rows.txt does not list row numbers"),
-        ("rows.json", b"[0, 1.5]", {}, "rows.json must list row numbers; it holds float64"),
         ("rows.json", b"{}", {}, "rows.json must list row numbers"),
-        ("rows.json", b"[0, 1", {}, "rows.json does not list row numbers"),
         ("rows.npy", b"", {}, "rows.npy does not list row numbers"),
-        ("rows.txt", b"0 1 9", {"group_by": "composition"}, "9"),
+        ("rows.txt", b"0 1 9", {"group_by": "composition"}, "are 0 to 9, there are 0 to 5"),
     ],
 )
 def test_bad_lists_of_rows(read, tmp_path, name, content, settings, message):

@@ -296,6 +296,14 @@ def test_orders_follow_from_seed_and_epoch():
     assert [len(batch) for batch in order(2, 7)] == [8] * 6 + [2]
 
 
+def test_orders_that_fill_badly_are_drawn_again():
+    """Of sixes and fives two fit only if they differ: the number of batches varies a lot, but not what comes out."""
+    sampler = BatchSampler(np.array([6, 5] * 50), 11, True)
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        assert len(list(sampler)) == len(sampler) < 100
+
+
 def test_a_budget_wastes_little():
     sizes = np.random.default_rng(0).integers(5, 30, 5000)
     assert len(BatchSampler(sizes, 600, True)) < 1.07 * sizes.sum() / 600

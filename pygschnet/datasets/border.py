@@ -189,7 +189,8 @@ def _layout(
         if n_atoms.ndim != 1 or n_atoms.sum() != len(pos) or z.shape != pos.shape[:1] or n_atoms.min(initial=1) < 1:
             raise InputError(
                 f"{called['pos']} has {len(pos)} atoms, {called['z']} the shape {list(z.shape)}, and "
-                f"{called.get('n_atoms', 'one molecule')} {n_atoms.sum()} atoms in all: these must agree, above 0 each"
+                f"{called.get('n_atoms', 'one molecule')} {n_atoms.sum()} atoms together: "
+                "these must agree, above 0 each"
             )
         return n_atoms, lambda array: array, (len(pos),)
     frames = pos.shape[:2]
@@ -222,8 +223,8 @@ def _is_per_atom(name: str, array: np.ndarray, frames: tuple[int, ...]) -> bool:
 
 
 def _per_molecule(name: str, array: np.ndarray, molecules: int) -> np.ndarray:
-    if molecules == 1 and array.shape == PER_MOLECULE.get(name, ()):
-        return array.reshape(1, *array.shape)  # of a single structure
+    if molecules == 1 and array.shape[:1] != (1,):
+        array = array[np.newaxis]  # of a single structure
     if name in ("cell", "pbc") and array.ndim == len(PER_MOLECULE[name]):
         array = np.broadcast_to(array, (molecules, *array.shape))
     if name in ("stress", "virial") and array.shape[1:] == (6,):
@@ -242,6 +243,11 @@ def _complete_cells(block: Block, source: str) -> None:
         molecules["pbc"] = molecules["pbc"].astype(bool)
         if "cell" not in molecules:
             raise InputError(f"{source} has pbc, but no cell")
+        flat = np.abs(np.linalg.det(molecules["cell"])) < 1e-3  # Å³
+        flat &= molecules["pbc"].all(1)
+        flat |= (molecules["pbc"] & ~molecules["cell"].any(axis=-1)).any(1)
+        if flat.any():
+            raise InputError(f"cell of {source}: molecule {int(flat.argmax())} is periodic in a cell without volume")
     virial = molecules.pop("virial", None)
     if virial is not None and "stress" not in molecules and "cell" in molecules:
         block.units["stress"] = UNITS["stress"]

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 from filelock import FileLock
 from tqdm import tqdm
 
-from pygschnet.datasets.border import PER_ATOM, PER_MOLECULE, Block
+from pygschnet.datasets.border import Block
 from pygschnet.datasets.checks import suspicions
 from pygschnet.datasets.molecules import Molecules, write_edges
 from pygschnet.datasets.store import Store, writing
@@ -46,7 +46,7 @@ def write_molecules(
         first, rest = _first_with_bonds(blocks)
         fields = _fields(first[-1]) if first else {}
         for block in tqdm(chain(first, rest), "converting", delay=1, leave=False, unit=" blocks"):
-            _complete_single_atoms(block, fields)
+            _complete_single_atoms(block, first[-1])
             here = _fields(block)
             if here != fields:
                 differ = ", ".join(sorted(here.keys() ^ fields.keys())) or "the shape of a field"
@@ -102,18 +102,16 @@ def _fields(block: Block) -> dict[str, dict[str, str]]:
     return {name: {"per": per, "unit": block.units.get(name, "")} for per, arrays in kinds.items() for name in arrays}
 
 
-def _complete_single_atoms(block: Block, fields: Mapping[str, Mapping[str, str]]) -> None:
+def _complete_single_atoms(block: Block, example: Block) -> None:
     """Isolated atoms come without forces, which are zero, and with a box or without."""
     if not block.isolated.all():
         return
-    for per, arrays in (("atom", block.atoms), ("molecule", block.molecules)):
-        for name in [name for name in arrays if name not in fields]:
+    for arrays, wanted in ((block.atoms, example.atoms), (block.molecules, example.molecules)):
+        for name in arrays.keys() - wanted.keys():
             del arrays[name]
-        for name, field in fields.items():
-            if field["per"] == per and name not in arrays and name in (PER_ATOM | PER_MOLECULE).keys() - {"energy"}:
-                kind = bool if name == "pbc" else np.float64
-                arrays[name] = np.zeros((len(block.n_atoms), *(PER_ATOM | PER_MOLECULE)[name]), kind)
-                block.units[name] = field["unit"]
+        for name in wanted.keys() - arrays.keys() - {"energy"}:
+            arrays[name] = np.zeros((len(block.n_atoms), *wanted[name].shape[1:]), wanted[name].dtype)
+    block.units = example.units
 
 
 def cache_folder() -> Path:

@@ -103,8 +103,8 @@ class MD17(MoleculeData):
     def settings(self) -> dict[str, Any]:
         (path,) = self.files()
         with open_npz(path) as file:
-            energy = self.energy_unit or (str(file["e_unit"]) if "e_unit" in file else "kcal/mol")
-            length = self.length_unit or (str(file["r_unit"]) if "r_unit" in file else "Å")
+            energy = self.energy_unit or (str(file["e_unit"].astype(str)) if "e_unit" in file else "kcal/mol")
+            length = self.length_unit or (str(file["r_unit"].astype(str)) if "r_unit" in file else "Å")
             return {"keys": self._keys(path, file.files), "units": {"energy": energy, "pos": length}}
 
     def blocks(self) -> Iterator[Block]:

@@ -105,6 +105,7 @@ class QM9(MoleculeData):
             blocks = read_raw(files["dsgdb9nsd.xyz.tar.bz2"], skip)
         for block in blocks:
             block.molecules["energy"] = block.molecules[self.target]
+            block.units["energy"] = block.units[self.target]
             yield block
 
     def isolated_atoms(self) -> Mapping[str, float]:

@@ -49,9 +49,12 @@ def array_of(file: NpzFile, key: str, path: Path) -> np.ndarray:
         InputError: if it is damaged, or holds objects instead of numbers.
     """
     try:
-        return file[key]
+        array = file[key]
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{key} of {path} cannot be read: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{key} of {path} is no array")
+    return array
 
 
 def read_npz(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
@@ -66,7 +69,7 @@ def read_npz(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
         found = find_keys(file.files, keys, str(path))
         raw = {name: array_of(file, key, path) for name, key in found.items()}
         raw["z"] = _numbers_of(raw["z"])
-        yield make_block(raw, complete_units(units, found), found, str(path))
+        yield make_block(raw, complete_units(units, {*found, *keys}), found, str(path))
 
 
 def row_sets(path: Path, keys: Keys) -> dict[str, np.ndarray]:
@@ -110,7 +113,7 @@ def read_hdf5(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
                 found = find_keys(list(group), keys, f"{path}, group {name},")
                 raw = {field: np.asarray(group[key]) for field, key in found.items()}
                 raw["z"] = _numbers_of(raw["z"])
-                block = make_block(raw, complete_units(units, found), found, f"{path}, group {name},")
+                block = make_block(raw, complete_units(units, {*found, *keys}), found, f"{path}, group {name},")
                 molecule = name if raw["pos"].ndim == 3 else name.rpartition("/")[0]
                 block.words["group"] = [molecule or "/"] * len(block.n_atoms)
                 held += len(block.n_atoms)
@@ -145,9 +148,10 @@ def read_ase(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) ->
         if here != found:
             differ = ", ".join(sorted(here.keys() ^ found.keys()) or sorted(here.values()))
             raise InputError(f"from structure {count} on {path} differs in {differ}: set keys of those to null")
-        raw = _stack(chunk, found, str(path), count)
-        own = [name for name, key in found.items() if key in chunk[0]["per atom"]]
-        block = make_block(raw, complete_units(units, found), found, f"{path} (from structure {count} on)", own)
+        per_atom = [name for name, key in found.items() if _is_per_atom(name, key, chunk)]
+        raw = _stack(chunk, found, per_atom, str(path), count)
+        complete = complete_units(units, {*found, *keys})
+        block = make_block(raw, complete, found, f"{path} (from structure {count} on)", per_atom)
         for word in words:
             block.words[word] = [str(structure.get(word, "")) for structure in chunk]
         count += len(chunk)
@@ -182,7 +186,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _fields(atoms: Atoms) -> dict[str, Any]:
-    return {**atoms.info, **atoms.arrays, "cell": atoms.cell.array, "pbc": atoms.pbc, "per atom": atoms.arrays.keys()}
+    return {**atoms.info, **atoms.arrays, "cell": atoms.cell.array, "pbc": atoms.pbc, "info": atoms.info.keys()}
 
 
 def _is_isolated(structure: Mapping[str, Any]) -> bool:
@@ -201,20 +205,33 @@ def _safely(read: Callable[[], list[dict[str, Any]]], path: Path) -> list[dict[s
         raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from None
 
 
-def _stack(chunk: list[dict[str, Any]], found: Mapping[str, str], source: str, first: int) -> dict[str, np.ndarray]:
+def _is_per_atom(name: str, key: str, chunk: list[dict[str, Any]]) -> bool:
+    """Whether a property has a row per atom: ASE says so of what it keeps for a structure, but not of results."""
+    if name in PER_ATOM or name in PER_MOLECULE:
+        return name in PER_ATOM
+    known = [structure for structure in chunk if key in structure]
+    if any(key in structure["info"] for structure in known):
+        return False
+    return all(np.shape(structure[key])[:1] == (len(structure["numbers"]),) for structure in known)
+
+
+def _stack(
+    chunk: list[dict[str, Any]], found: Mapping[str, str], per_atom_fields: Sequence[str], source: str, first: int
+) -> dict[str, np.ndarray]:
     n_atoms = np.array([len(structure["numbers"]) for structure in chunk])
     raw: dict[str, np.ndarray] = {"n_atoms": n_atoms}
     for name, key in found.items():
         example = next(structure[key] for structure in chunk if key in structure)
+        per_atom = name in per_atom_fields
         for number, structure in enumerate(chunk, first):
             if key not in structure and _is_isolated(structure) and name != "energy":  # of it, the rest is zero
-                structure[key] = np.zeros((1, 3)) if name == "forces" else np.zeros_like(example)
+                shape = (1, *np.shape(example)[1:]) if per_atom else np.shape(example)
+                structure[key] = np.zeros(shape, np.asarray(example).dtype)
             if key not in structure:
                 raise InputError(
                     f"structure {number} of {source} has no {key}, others have: remove it, or set keys.{name} to null"
                 )
         values = [np.asarray(structure[key]) for structure in chunk]
-        per_atom = name in PER_ATOM or (name not in PER_MOLECULE and key in chunk[0]["per atom"])
         try:
             raw[name] = np.concatenate(values) if per_atom else np.stack(values)
         except ValueError as error:
