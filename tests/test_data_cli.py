@@ -182,7 +182,7 @@ def test_convert(folder, pygschnet_command):
     raw.setup("fit")
     ours, wanted = data.molecules.batch(range(25)), raw.molecules.batch(range(25))
     torch.testing.assert_close(ours.energy, wanted.energy * 0.0433641, rtol=1e-5, atol=0)
-    assert torch.equal(ours.edge_index, wanted.edge_index) and "edge_source" in data.store
+    assert torch.equal(ours.edge_index, wanted.edge_index) and "edge_index" in data.store
     assert "give the file to write" in pygschnet_command("data", "convert", "argon.extxyz", "argon.h5", code=1)
 
 

@@ -239,7 +239,7 @@ def test_two_processes_prepare_the_same_data(tmp_path):
 
 
 def test_random_batches_do_not_fill_the_memory(tmp_path):
-    """Random reads of a file far larger than the limit: the pages are let go."""
+    """Random batches from a file far larger than the limit: only their rows are read."""
     path = tmp_path / "large.safetensors"
     with writing(path) as columns:
         columns.metadata = {"fields": {}}

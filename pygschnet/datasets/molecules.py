@@ -15,8 +15,6 @@ from pygschnet.datasets.store import Columns, Store
 from pygschnet.graph import RadiusGraph
 
 CHUNK = 20_000  # atoms whose edges are found at once
-PAGES = 1 << 16  # bytes that the system maps around an address that is touched
-RELEASE = 1 << 25  # bytes that may be mapped by random reads before they are let go; some systems map more at once
 
 _EMPTY_BATCH = Batch()  # a copy is twenty times faster than another one
 
@@ -43,9 +41,11 @@ class Molecules(Dataset):
     ):
         self.arrays, self.edges, self.graph = arrays, edges, graph
         self.per_atom, self.per_molecule = tuple(per_atom), tuple(per_molecule)
-        self._stores = [store for store in (arrays, edges) if isinstance(store, Store) and store.size > RELEASE]
-        self._touched = 0
-        self._counting = torch.arange(1), torch.zeros(0, dtype=torch.long)  # of the last batch, for the next
+        self._counting, self._zeros, self._ones = (
+            torch.arange(1),
+            torch.zeros(0, dtype=torch.long),
+            np.ones(0, np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.arrays["ptr"]) - 1
@@ -62,26 +62,26 @@ class Molecules(Dataset):
     def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The molecules of these indices as one PyG batch."""
         index = np.asarray(indices)
-        rows, ptr = gather(self.arrays["ptr"], index)
-        atoms = {name: _tensor(self.arrays[name].take(rows, axis=0)) for name in self.per_atom}
-        molecules = {name: _tensor(self.arrays[name].take(index, axis=0)) for name in self.per_molecule}
+        if len(self._counting) != len(index) + 1:  # of the last batch, which mostly has the same size
+            self._counting = torch.arange(len(index) + 1)
+            self._zeros, self._ones = torch.zeros(len(index), dtype=torch.long), np.ones(len(index), np.int64)
+        one_each = index, self._ones, index
+        ranges, ptr = gather(self.arrays["ptr"], index)
+        atoms = {name: _tensor(take(self.arrays, name, ranges)) for name in self.per_atom}
+        molecules = {name: _tensor(take(self.arrays, name, one_each)) for name in self.per_molecule}
         fields = atoms | molecules
-        fields["batch"] = torch.from_numpy(np.arange(len(index)).repeat(ptr[1:] - ptr[:-1]))
+        fields["batch"] = torch.from_numpy(np.arange(len(index)).repeat(ranges[1]))
         fields["ptr"] = torch.from_numpy(ptr)
         edges, edge_ptr = self._edges(fields, index, ptr)
+        # what PyG needs to take the batch apart again
+        slices = dict.fromkeys(atoms, fields["ptr"]) | dict.fromkeys(molecules, self._counting)
+        slices |= {name: self._counting if name == "edge_cutoff" else edge_ptr for name in edges}
+        increments = dict.fromkeys(slices, self._zeros)
+        if edges:
+            increments["edge_index"] = torch.from_numpy(ptr[:-1])
         batch = copy.copy(_EMPTY_BATCH)
         batch._store._mapping.update(fields | edges)
-        self._release(len(index))
-        # what PyG needs to take the batch apart again
-        if len(self._counting[1]) != len(index):
-            self._counting = torch.arange(len(index) + 1), torch.zeros(len(index), dtype=torch.long)
-        per_molecule, zeros = self._counting
-        slices = dict.fromkeys(atoms, fields["ptr"]) | dict.fromkeys(molecules, per_molecule)
-        slices |= {name: per_molecule if name == "edge_cutoff" else edge_ptr for name in edges}
-        batch._num_graphs, batch._slice_dict = len(index), slices
-        batch._inc_dict = dict.fromkeys(slices, zeros)
-        if edges:
-            batch._inc_dict["edge_index"] = fields["ptr"][:-1]
+        batch.__dict__.update(_num_graphs=len(index), _slice_dict=slices, _inc_dict=increments)
         return batch
 
     def _edges(self, fields: dict[str, Tensor], index: np.ndarray, ptr: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
@@ -93,24 +93,14 @@ class Molecules(Dataset):
             counts = torch.bincount(found.batch[found.edge_index[1]], minlength=len(index))
             names = [name for name in ("edge_index", "edge_shift", "edge_cutoff") if name in found]
             return {name: found[name] for name in names}, torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        rows, edge_ptr = gather(self.edges["edge_ptr"], index)
-        first_atom = ptr[:-1].repeat(edge_ptr[1:] - edge_ptr[:-1])
-        edge_index = np.empty((2, len(rows)), np.int64)
-        for row, name in enumerate(("edge_source", "edge_target")):
-            np.add(self.edges[name].take(rows), first_atom, out=edge_index[row])
+        ranges, edge_ptr = gather(self.edges["edge_ptr"], index)
+        first_atom = ptr[:-1].repeat(ranges[1])
+        edge_index = np.add(take(self.edges, "edge_index", ranges).T, first_atom, order="C")
         edges = {"edge_index": torch.from_numpy(edge_index)}
         if "edge_shift" in self.edges:
-            edges["edge_shift"] = _tensor(self.edges["edge_shift"].take(rows, axis=0))
-        edges["edge_cutoff"] = torch.full((len(index),), self.graph.cutoff, dtype=torch.float64)
+            edges["edge_shift"] = _tensor(take(self.edges, "edge_shift", ranges))
+        edges["edge_cutoff"] = torch.from_numpy(np.full(len(index), self.graph.cutoff))
         return edges, torch.from_numpy(edge_ptr)
-
-    def _release(self, molecules: int) -> None:
-        """Keep the process small: random reads would map the whole file in the end."""
-        self._touched += molecules * PAGES * (len(self.per_atom) + len(self.per_molecule) + 3)
-        if self._touched > RELEASE:
-            self._touched = 0
-            for store in self._stores:
-                store.release()
 
 
 class Selection(Dataset):
@@ -137,9 +127,10 @@ class Selection(Dataset):
 
 
 def write_edges(molecules: Molecules, graph: RadiusGraph, columns: Columns) -> None:
-    """Find the edges of all molecules and append them: edge_source, edge_target, edge_ptr, edge_shift.
+    """Find the edges of all molecules and append them: edge_index, edge_ptr, edge_shift.
 
-    Sources and targets are counted from the first atom of their molecule, in the smallest integers that hold them.
+    Sources and targets stand side by side, counted from the first atom of their molecule, in the smallest integers
+    that hold them.
     """
     geometry = [name for name in ("cell", "pbc") if name in molecules.per_molecule]
     bare = Molecules(molecules.arrays, ["z", "pos"], geometry, graph)
@@ -153,8 +144,7 @@ def write_edges(molecules: Molecules, graph: RadiusGraph, columns: Columns) -> N
         batch = bare.batch(np.arange(first, last))
         ptr = batch._slice_dict["edge_index"].numpy()
         local = batch.edge_index - batch.ptr[batch.batch[batch.edge_index[1]]]
-        columns.append("edge_source", local[0].numpy().astype(small))
-        columns.append("edge_target", local[1].numpy().astype(small))
+        columns.append("edge_index", local.T.numpy().astype(small))
         columns.append("edge_ptr", total + ptr[1:])
         total += int(ptr[-1])
         if "edge_shift" in batch:
@@ -162,15 +152,25 @@ def write_edges(molecules: Molecules, graph: RadiusGraph, columns: Columns) -> N
     columns.metadata["cutoff"] = graph.cutoff
 
 
-def gather(
-    ptr: Int[np.ndarray, "boundaries"], index: Int[np.ndarray, "ranges"]
-) -> tuple[Int[np.ndarray, "rows"], Int[np.ndarray, "new_boundaries"]]:
+Ranges = tuple[np.ndarray, np.ndarray, np.ndarray]  # where each begins, how long it is, and all rows of all of them
+
+
+def gather(ptr: Int[np.ndarray, "boundaries"], index: Int[np.ndarray, "ranges"]) -> tuple[Ranges, np.ndarray]:
     """The rows ptr[i] … ptr[i+1] − 1 for every i of `index`, and where each range begins among them."""
     first = ptr.take(index)
-    counts = ptr.take(index + 1) - first
+    counts = ptr[1:].take(index) - first
     new_ptr = np.zeros(len(index) + 1, np.int64)
     np.cumsum(counts, out=new_ptr[1:])
-    return (first - new_ptr[:-1]).repeat(counts) + np.arange(new_ptr[-1]), new_ptr
+    rows = (first - new_ptr[:-1]).repeat(counts)
+    rows += np.arange(len(rows))
+    return (first, counts, rows), new_ptr
+
+
+def take(arrays: Mapping[str, np.ndarray], name: str, ranges: Ranges) -> np.ndarray:
+    """The rows of all ranges, by reading only them where an array is too large to be mapped bit by bit."""
+    if isinstance(arrays, Store) and arrays.is_large(name):
+        return arrays.read_ranges(name, *ranges[:2])
+    return arrays[name].take(ranges[2], axis=0)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

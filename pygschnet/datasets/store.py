@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import json
 import mmap
+import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,7 @@ _DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _ALIGNMENT = 64
+LARGE = 1 << 25  # bytes
 
 
 class Columns:
@@ -165,16 +168,19 @@ class Store(Mapping[str, np.ndarray]):
             raise InputError(
                 f"{self.path} has the format {self.metadata['format']}, this version reads {FORMAT}: update pygschnet"
             )
-        with self.path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = self.path.open("rb")
+        weakref.finalize(self, self._file.close)
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         size = int.from_bytes(self._map[:8], "little")
         header = json.loads(self._map[8 : 8 + size])
         self._arrays: dict[str, np.ndarray] = {}
+        self._offsets: dict[str, int] = {}
         for name, entry in header.items():
             if name != "__metadata__":
                 count = int(np.prod(entry["shape"]))
                 offset = 8 + size + entry["data_offsets"][0]
                 flat = np.frombuffer(self._map, _DTYPES[entry["dtype"]], count, offset)
+                self._offsets[name] = offset
                 self._arrays[name] = flat.reshape(entry["shape"])
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -194,10 +200,19 @@ class Store(Mapping[str, np.ndarray]):
         """Of the file, in bytes."""
         return len(self._map)
 
-    def release(self) -> None:
-        """Let go of the pages that this process has touched; the system keeps them as long as it has room."""
-        if advice := getattr(mmap, "MADV_DONTNEED", None):  # not on Windows
-            self._map.madvise(advice)
+    def is_large(self, name: str) -> bool:
+        """Whether random access should read an array: mapped, it would come into memory as a whole in the end."""
+        return self._arrays[name].nbytes > LARGE and hasattr(os, "pread")  # not on Windows
+
+    def read_ranges(self, name: str, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The rows first[k] … first[k] + counts[k] − 1 of an array for every k, read from the file."""
+        array, start = self._arrays[name], self._offsets[name]
+        row = array[:1].nbytes
+        content = bytearray().join(
+            os.pread(self._file.fileno(), count * row, start + place * row)
+            for place, count in zip(first.tolist(), counts.tolist(), strict=True)
+        )
+        return np.frombuffer(content, array.dtype).reshape(-1, *array.shape[1:])
 
     def verify(self) -> None:
         """Read everything and compare the checksums.
