@@ -640,9 +640,11 @@ def test_stress_in_the_order_of_voigt(read, tmp_path, suffix, unit, factor):
 def test_virials_become_stresses(read, tmp_path, others):
     several = [silicon(k) for k in range(3)]
     for k, atoms in enumerate(several):
+        atoms.set_cell(atoms.cell / BOHR, scale_atoms=True)
         atoms.info["virial"] = -(k + 1) * STRESS * 100 / HA
-    data = read(write_all(tmp_path, {"a.xyz": several + others}), units={"virial": "Ha"})
+    data = read(write_all(tmp_path, {"a.xyz": several + others}), units={"energy": "Ha", "pos": "Bohr"})
     for k in range(3):
+        np.testing.assert_allclose(data.molecules[k].cell[0], np.eye(3) * 5.43, rtol=1e-6)
         np.testing.assert_allclose(data.molecules[k].stress[0], (k + 1) * STRESS * 100 / 5.43**3, rtol=1e-6)
     assert np.isfinite(data.store["stress"]).all()
 
@@ -658,6 +660,8 @@ def test_mixed_boundaries(read, tmp_path):
         assert item.pbc[0].tolist() == atoms.pbc.tolist() and item.cell[0].tolist() == atoms.cell.tolist()
         assert item.edge_shift.abs().amax(0).bool().tolist() == atoms.pbc.tolist()
     assert "cell" not in read(write_all(tmp_path, {"b.xyz": several[::2]})).molecules[0]
+    np.savez(tmp_path / "slab.npz", **GOOD, cell=np.diag([9.0, 8.0, 0.0]))
+    assert read(tmp_path / "slab.npz").molecules[0].pbc.tolist() == [[True, True, False]]
 
 
 @pytest.mark.parametrize("write", [frames, extxyz])
@@ -855,7 +859,8 @@ def test_bad_arrays(read, tmp_path, changes, settings, message):
 
 
 def test_other_arrays_do_no_harm(read, tmp_path):
-    np.savez(tmp_path / "x.npz", **GOOD, notes=np.array(["a"] * 6), objects=np.array([{}]))
+    other = {"notes": np.array(["a"] * 6), "objects": np.array([{}]), "F_eV_A": 2 * GOOD["F"]}
+    np.savez(tmp_path / "x.npz", **other, **GOOD)  # F is the likelier name
     assert np.array_equal(read(tmp_path / "x.npz").store["forces"].reshape(6, 3, 3), GOOD["F"])
 
 

@@ -1,7 +1,8 @@
 """Molecules in flat arrays: a batch is a few gathers instead of thirty-two Python objects."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from pygschnet.graph import RadiusGraph
 CHUNK = 20_000  # atoms whose edges are found at once
 
 _EMPTY_BATCH = Batch()  # a copy is twenty times faster than another one
+MANY = 2_000_000  # molecules, above which they are not compared at the start
+_NUMBERS = np.arange(1 << 15)
 
 
 class Molecules(Dataset):
@@ -41,11 +44,21 @@ class Molecules(Dataset):
     ):
         self.arrays, self.edges, self.graph = arrays, edges, graph
         self.per_atom, self.per_molecule = tuple(per_atom), tuple(per_molecule)
+        self._atoms = {name: reader(arrays, name) for name in per_atom}
+        self._molecules = {name: reader(arrays, name) for name in per_molecule}
+        self._gather = Gather(arrays["ptr"])
+        if edges is not None:
+            self._gather_edges = Gather(edges["edge_ptr"])
+            self._edge_index = reader(edges, "edge_index", widen=False)
+            self._edge_shift = reader(edges, "edge_shift") if "edge_shift" in edges else None
         self._counting, self._zeros, self._ones = (
             torch.arange(1),
             torch.zeros(0, dtype=torch.long),
             np.ones(0, np.int64),
         )
+
+    def __reduce__(self) -> tuple[type["Molecules"], tuple[Any, ...]]:
+        return Molecules, (self.arrays, self.per_atom, self.per_molecule, self.graph, self.edges)
 
     def __len__(self) -> int:
         return len(self.arrays["ptr"]) - 1
@@ -66,11 +79,11 @@ class Molecules(Dataset):
             self._counting = torch.arange(len(index) + 1)
             self._zeros, self._ones = torch.zeros(len(index), dtype=torch.long), np.ones(len(index), np.int64)
         one_each = index, self._ones, index
-        ranges, ptr = gather(self.arrays["ptr"], index)
-        atoms = {name: _tensor(take(self.arrays, name, ranges)) for name in self.per_atom}
-        molecules = {name: _tensor(take(self.arrays, name, one_each)) for name in self.per_molecule}
+        ranges, ptr = self._gather(index)
+        atoms = {name: torch.from_numpy(read(ranges)) for name, read in self._atoms.items()}
+        molecules = {name: torch.from_numpy(read(one_each)) for name, read in self._molecules.items()}
         fields = atoms | molecules
-        fields["batch"] = torch.from_numpy(np.arange(len(index)).repeat(ranges[1]))
+        fields["batch"] = torch.from_numpy(_count(len(index)).repeat(ranges[1]))
         fields["ptr"] = torch.from_numpy(ptr)
         edges, edge_ptr = self._edges(fields, index, ptr)
         # what PyG needs to take the batch apart again
@@ -93,12 +106,11 @@ class Molecules(Dataset):
             counts = torch.bincount(found.batch[found.edge_index[1]], minlength=len(index))
             names = [name for name in ("edge_index", "edge_shift", "edge_cutoff") if name in found]
             return {name: found[name] for name in names}, torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        ranges, edge_ptr = gather(self.edges["edge_ptr"], index)
+        ranges, edge_ptr = self._gather_edges(index)
         first_atom = ptr[:-1].repeat(ranges[1])
-        edge_index = np.add(take(self.edges, "edge_index", ranges).T, first_atom, order="C")
-        edges = {"edge_index": torch.from_numpy(edge_index)}
+        edges = {"edge_index": torch.from_numpy(np.add(self._edge_index(ranges).T, first_atom, order="C"))}
         if "edge_shift" in self.edges:
-            edges["edge_shift"] = _tensor(take(self.edges, "edge_shift", ranges))
+            edges["edge_shift"] = torch.from_numpy(self._edge_shift(ranges))
         edges["edge_cutoff"] = torch.from_numpy(np.full(len(index), self.graph.cutoff))
         return edges, torch.from_numpy(edge_ptr)
 
@@ -155,25 +167,53 @@ def write_edges(molecules: Molecules, graph: RadiusGraph, columns: Columns) -> N
 Ranges = tuple[np.ndarray, np.ndarray, np.ndarray]  # where each begins, how long it is, and all rows of all of them
 
 
-def gather(ptr: Int[np.ndarray, "boundaries"], index: Int[np.ndarray, "ranges"]) -> tuple[Ranges, np.ndarray]:
-    """The rows ptr[i] … ptr[i+1] − 1 for every i of `index`, and where each range begins among them."""
-    first = ptr.take(index)
-    counts = ptr[1:].take(index) - first
-    new_ptr = np.zeros(len(index) + 1, np.int64)
-    np.cumsum(counts, out=new_ptr[1:])
-    rows = (first - new_ptr[:-1]).repeat(counts)
-    rows += np.arange(len(rows))
-    return (first, counts, rows), new_ptr
+class Gather:
+    """Finds the rows ptr[i] … ptr[i+1] − 1 of several i.
+
+    Args:
+        ptr: where each range begins, and the number of rows.
+    """
+
+    def __init__(self, ptr: Int[np.ndarray, "boundaries"]):
+        self.ptr = ptr
+        counts = np.diff(ptr[:MANY])
+        self.each = int(counts[0]) if 1 < len(ptr) <= MANY and (counts == counts[0]).all() else None
+
+    def __call__(self, index: Int[np.ndarray, "ranges"]) -> tuple[Ranges, Int[np.ndarray, "new_boundaries"]]:
+        """The ranges of these indices, and where each begins among their rows."""
+        if self.each is not None:  # frames of one molecule
+            first = index * self.each
+            rows = (first[:, np.newaxis] + _count(self.each)).reshape(-1)
+            return (first, np.full(len(index), self.each), rows), _count(len(index) + 1) * self.each
+        first = self.ptr.take(index)
+        counts = self.ptr[1:].take(index) - first
+        new_ptr = np.zeros(len(index) + 1, np.int64)
+        np.cumsum(counts, out=new_ptr[1:])
+        rows = (first - new_ptr[:-1]).repeat(counts)
+        rows += _count(len(rows))
+        return (first, counts, rows), new_ptr
 
 
-def take(arrays: Mapping[str, np.ndarray], name: str, ranges: Ranges) -> np.ndarray:
-    """The rows of all ranges, by reading only them where an array is too large to be mapped bit by bit."""
+def _count(length: int) -> np.ndarray:
+    return _NUMBERS[:length] if length <= len(_NUMBERS) else np.arange(length)
+
+
+def reader(arrays: Mapping[str, np.ndarray], name: str, widen: bool = True) -> Callable[[Ranges], np.ndarray]:
+    """A function that gives the rows of ranges of an array.
+
+    Where an array is too large to be mapped bit by bit, only these rows are read.
+
+    Args:
+        arrays: of which it is one.
+        name: of the array.
+        widen: give numbers as float64 or int64, however small they are stored.
+    """
+    array = arrays[name]
+    dtype = {"f": np.dtype(np.float64), "b": array.dtype}.get(array.dtype.kind, np.dtype(np.int64))
     if isinstance(arrays, Store) and arrays.is_large(name):
-        return arrays.read_ranges(name, *ranges[:2])
-    return arrays[name].take(ranges[2], axis=0)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    if array.dtype.kind == "b":
-        return torch.from_numpy(array)
-    return torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64, copy=False))
+        if widen:
+            return lambda ranges: arrays.read_ranges(name, *ranges[:2]).astype(dtype, copy=False)
+        return lambda ranges: arrays.read_ranges(name, *ranges[:2])
+    if widen and array.dtype != dtype:
+        return lambda ranges: array.take(ranges[2], axis=0).astype(dtype)
+    return lambda ranges: array.take(ranges[2], axis=0)

@@ -139,19 +139,19 @@ def read_ase(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) ->
     count = 0
     while chunk := _safely(lambda: list(islice(structures, CHUNK)), path):
         available = {key for structure in chunk for key in structure}
-        single = all(_is_isolated(structure) for structure in chunk)  # they have an energy, and need nothing else
-        needed = ("energy", "z", "pos") if single else keys
-        here = find_keys(
-            available, {n: k for n, k in keys.items() if k in available or not k or n in needed}, str(path)
-        )
-        found = found if found and not single else here
-        if here != found:
-            differ = ", ".join(sorted(here.keys() ^ found.keys()) or sorted(here.values()))
-            raise InputError(f"from structure {count} on {path} differs in {differ}: set keys of those to null")
-        per_atom = [name for name, key in found.items() if _is_per_atom(name, key, chunk)]
-        raw = _stack(chunk, found, per_atom, str(path), count)
-        complete = complete_units(units, {*found, *keys})
-        block = make_block(raw, complete, found, f"{path} (from structure {count} on)", per_atom)
+        if all(_is_isolated(structure) for structure in chunk):  # they have an energy, and need nothing else
+            needed = {n: k for n, k in keys.items() if k in available or not k or n in ("energy", "z", "pos")}
+            here = find_keys(available, needed, str(path))
+        else:
+            here = find_keys(available, keys, str(path))
+            found = found or here
+            if here != found:
+                differ = ", ".join(sorted(here.keys() ^ found.keys()) or sorted(here.values()))
+                raise InputError(f"from structure {count} on {path} differs in {differ}: set keys of those to null")
+        per_atom = [name for name, key in here.items() if _is_per_atom(name, key, chunk)]
+        raw = _stack(chunk, here, per_atom, str(path), count)
+        complete = complete_units(units, {*here, *keys})
+        block = make_block(raw, complete, here, f"{path} (from structure {count} on)", per_atom)
         for word in words:
             block.words[word] = [str(structure.get(word, "")) for structure in chunk]
         count += len(chunk)
