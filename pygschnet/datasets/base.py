@@ -167,7 +167,8 @@ class MoleculeData(LightningDataModule, ABC):
         if store.metadata.get("cutoff") == self.graph.cutoff:
             return store, store
         geometry = {name: store.metadata["sha256"][name] for name in ("ptr", "pos", "cell", "pbc") if name in store}
-        path = self.cache / f"{store.path.stem}-edges-{self.graph.cutoff:g}.safetensors"
+        mark = hashlib.sha256(json.dumps(geometry).encode()).hexdigest()[:12]
+        path = self.cache / f"{store.path.stem}-{mark}-edges-{self.graph.cutoff:g}.safetensors"
         wanted = {"geometry": geometry, "cutoff": self.graph.cutoff}
         return store, cached(path, wanted, lambda path, extra: write_edges_file(path, store, self.graph, extra))
 

@@ -16,9 +16,9 @@ from pygschnet.datasets.store import Columns, Store
 from pygschnet.graph import RadiusGraph
 
 CHUNK = 20_000  # atoms whose edges are found at once
+MANY = 2_000_000  # molecules, above which it is not asked whether all have the same size
 
-_EMPTY_BATCH = Batch()  # a copy is twenty times faster than another one
-MANY = 2_000_000  # molecules, above which they are not compared at the start
+_EMPTY_BATCH = Batch()  # a copy is ten times faster than another one
 _NUMBERS = np.arange(1 << 15)
 
 
@@ -51,11 +51,7 @@ class Molecules(Dataset):
             self._gather_edges = Gather(edges["edge_ptr"])
             self._edge_index = reader(edges, "edge_index", widen=False)
             self._edge_shift = reader(edges, "edge_shift") if "edge_shift" in edges else None
-        self._counting, self._zeros, self._ones = (
-            torch.arange(1),
-            torch.zeros(0, dtype=torch.long),
-            np.ones(0, np.int64),
-        )
+        self._constants = _constants(1)
 
     def __reduce__(self) -> tuple[type["Molecules"], tuple[Any, ...]]:
         return Molecules, (self.arrays, self.per_atom, self.per_molecule, self.graph, self.edges)
@@ -75,10 +71,11 @@ class Molecules(Dataset):
     def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The molecules of these indices as one PyG batch."""
         index = np.asarray(indices)
-        if len(self._counting) != len(index) + 1:  # of the last batch, which mostly has the same size
-            self._counting = torch.arange(len(index) + 1)
-            self._zeros, self._ones = torch.zeros(len(index), dtype=torch.long), np.ones(len(index), np.int64)
-        one_each = index, self._ones, index
+        constants = self._constants  # of the last batch, which mostly has the same size
+        if len(constants[1]) != len(index):
+            constants = self._constants = _constants(len(index))
+        counting, zeros, ones = constants
+        one_each = index, ones, index
         ranges, ptr = self._gather(index)
         atoms = {name: torch.from_numpy(read(ranges)) for name, read in self._atoms.items()}
         molecules = {name: torch.from_numpy(read(one_each)) for name, read in self._molecules.items()}
@@ -87,9 +84,9 @@ class Molecules(Dataset):
         fields["ptr"] = torch.from_numpy(ptr)
         edges, edge_ptr = self._edges(fields, index, ptr)
         # what PyG needs to take the batch apart again
-        slices = dict.fromkeys(atoms, fields["ptr"]) | dict.fromkeys(molecules, self._counting)
-        slices |= {name: self._counting if name == "edge_cutoff" else edge_ptr for name in edges}
-        increments = dict.fromkeys(slices, self._zeros)
+        slices = dict.fromkeys(atoms, fields["ptr"]) | dict.fromkeys(molecules, counting)
+        slices |= {name: counting if name == "edge_cutoff" else edge_ptr for name in edges}
+        increments = dict.fromkeys(slices, zeros)
         if edges:
             increments["edge_index"] = torch.from_numpy(ptr[:-1])
         batch = copy.copy(_EMPTY_BATCH)
@@ -192,6 +189,10 @@ class Gather:
         rows = (first - new_ptr[:-1]).repeat(counts)
         rows += _count(len(rows))
         return (first, counts, rows), new_ptr
+
+
+def _constants(molecules: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    return torch.arange(molecules + 1), torch.zeros(molecules, dtype=torch.long), np.ones(molecules, np.int64)
 
 
 def _count(length: int) -> np.ndarray:
