@@ -1,7 +1,10 @@
 """Published data sets in their true formats, own files in every layout, laws on real data, and files that are wrong."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -17,7 +20,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.numpy import save
 
 from pygschnet import InputError
-from pygschnet.datasets import ANI1, ISO17, MD17, QM7X, QM9, Files
+from pygschnet.datasets import ANI1, ISO17, MD17, QM7X, QM9, Files, readers
 from pygschnet.datasets.checks import work_and_energy
 from pygschnet.datasets.files import ANI1_ATOMS
 from tests.structures import SHARED
@@ -611,9 +614,9 @@ def test_isolated_atoms_in_a_file_for_training(read, tmp_path):
 def test_words_that_only_one_file_has(read, tmp_path):
     frames(tmp_path / "a.npz", labelled(*["H2O"] * 3, E=100.0))
     groups(tmp_path / "b.h5", labelled(*["H2O"] * 4, E=200.0))
-    paths = [tmp_path / "a.npz", tmp_path / "b.h5"]
-    data = read(paths, units={"pos": "Bohr"}, train=None, train_rows="all/2")
-    assert energies(data, "train") == [200.0]
+    for names in (["a.npz", "b.h5"], ["b.h5", "a.npz"]):
+        data = read([tmp_path / name for name in names], units={"pos": "Bohr"}, train=None, train_rows="all/2")
+        assert energies(data, "train") == [200.0] and len(data.store["words.group"]) == 7
 
 
 STRESS = np.array([[1.0, 4.0, 5.0], [4.0, 2.0, 6.0], [5.0, 6.0, 3.0]]) / 100
@@ -979,3 +982,53 @@ def test_bad_lists_of_rows(read, tmp_path, name, content, settings, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         read(tmp_path / "x.npz", train_rows=str(tmp_path / name), **settings)
+
+
+def test_conversion_is_the_same_every_time(tmp_path):
+    """The order of sets in Python differs from process to process; what is written must not."""
+    water(0).write(tmp_path / "a.extxyz")
+    np.savez(tmp_path / "b.npz", **{name: np.arange(2) for name in "stuvw"}, **frames_of_water())
+    script = (
+        "import sys, hashlib; from pathlib import Path; from pygschnet.datasets import Files\n"
+        "for name, words in (('a.extxyz', ['config_type', 'file', 'x', 'y']), ('b.npz', [])):\n"
+        "    Files(name, words=words).write(Path('out.safetensors'))\n"
+        "    print(hashlib.sha256(Path('out.safetensors').read_bytes()).hexdigest())"
+    )
+    outputs = [
+        subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, check=True, capture_output=True,
+                       env=os.environ | {"PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert outputs[0] == outputs[1] and len(outputs[0]) == 130
+
+
+def frames_of_water():
+    return {"z": [8, 1, 1], "R": np.stack([water(k).positions for k in range(2)]), "E": np.zeros(2)}
+
+
+def test_many_groups_become_one_block(tmp_path):
+    """QM7-X has millions of groups: they are read together."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for k in range(30):
+            group = file.create_group(f"{k // 3}/c{k}")
+            group["atNUM"], group["atXYZ"] = water(k).numbers, water(k).positions
+            group["ePBE0+MBD"], group["vDIP"] = [float(k)], np.full(3, k)
+    (block,) = readers.read_hdf5(tmp_path / "x.h5", {}, {})
+    order = sorted(range(30), key=lambda k: (str(k // 3), f"c{k}"))
+    assert block.molecules["energy"].tolist() == order and block.molecules["dipole"][:, 2].tolist() == order
+    assert block.words["group"] == [str(k // 3) for k in order]
+
+
+def test_words_of_an_npz(read, tmp_path):
+    np.savez(tmp_path / "x.npz", kind=["a", "b"], **frames_of_water())
+    data = read(tmp_path / "x.npz", words=["kind"], train_rows="kind=b", train=1, val=0, test=1)
+    assert data.split["train"].tolist() == [1]
+    for wrong, message in (("kinds", "no array 'kinds' with a word for each"), ("z", "no array 'z' with a word")):
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / "x.npz", words=[wrong])
+
+
+def test_a_word_of_two_kinds_is_not_guessed(read, tmp_path):
+    np.savez(tmp_path / "a.npz", kind=["a", "b"], **frames_of_water())
+    with pytest.raises(InputError, match="'a' is a word of several kinds: say kind=a or file=a"):
+        read(tmp_path / "a.npz", words=["kind"], train_rows="a", train=1, val=0)

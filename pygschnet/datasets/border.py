@@ -141,6 +141,8 @@ def make_block(
         InputError: naming field, file and place of whatever cannot be used.
     """
     called = {name: f"{names.get(name, name)} of {source}" for name in raw}
+    if "n_atoms" in raw and (raw["n_atoms"] % 1).any():
+        raise InputError(f"{called['n_atoms']} holds numbers of atoms that are no whole numbers")
     for name, array in raw.items():
         _check_numbers(array, called[name], units.get(name, "no unit"))
     n_atoms, flatten, frames = _layout(raw, called)
@@ -166,6 +168,8 @@ def make_block(
             block.units[name] = inside_unit(units[name])
             factor = np.float64(unit_factor(units[name]))
             rows = rows if factor == 1.0 and rows.dtype.kind == "f" else rows * factor  # as precise as it came
+        if rows.dtype.kind in "iu":
+            rows = rows.astype(np.int64)
         (block.atoms if per_atom else block.molecules)[name] = rows
     _check_elements(block.atoms["z"], called["z"])
     block.atoms["z"] = block.atoms["z"].astype(np.uint8)

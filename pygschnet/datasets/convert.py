@@ -53,7 +53,7 @@ def write_molecules(
                 raise InputError(f"from molecule {molecules} on the data differ in {differ}: give all the same fields")
             for name, array in (block.atoms | block.molecules).items():
                 columns.append(name, array)
-            for kind in words.keys() | block.words.keys():
+            for kind in {**words, **block.words}:  # in the same order every time
                 if kind not in words:
                     words[kind] = {"": 0} if molecules else {}  # of those so far
                     columns.append(f"words.{kind}", np.zeros(molecules, np.int32))

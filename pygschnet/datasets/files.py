@@ -56,7 +56,7 @@ class Files(MoleculeData):
         yield from _read(self.paths, self.keys, self.units, self.words)
 
     def row_sets(self) -> Mapping[str, np.ndarray]:
-        return row_sets(self.paths[0], self.keys) if [path.suffix for path in self.paths] == [".npz"] else {}
+        return row_sets(self.paths[0], self.keys) if [path.suffix.lower() for path in self.paths] == [".npz"] else {}
 
 
 class _Published(MoleculeData, ABC):
@@ -119,9 +119,11 @@ def _read(
     paths: Sequence[Path], keys: Mapping[str, str | None], units: Mapping[str, str], words: Sequence[str] = ()
 ) -> Iterator[Block]:
     for path in paths:
-        if path.suffix == ".npz":
-            blocks = read_npz(path, keys, units)
-        elif path.suffix in (".h5", ".hdf5"):
+        if path.suffix.lower() == ".npz":
+            blocks = read_npz(path, keys, units, words)
+        elif path.suffix.lower() in (".h5", ".hdf5"):
+            if words:
+                raise InputError(f"words are read from npz and from files of ASE, not from {path}")
             blocks = read_hdf5(path, keys, units)
         else:
             blocks = read_ase(path, keys, units, words)

@@ -64,7 +64,7 @@ class ISO17(MoleculeData):
                         tar.extractall(unpacked, filter="data")
                         while content.read(1 << 20):  # to the checksum at its end
                             pass
-                except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+                except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
                     raise InputError(f"{archive} is damaged ({error}): delete it to download it again") from None
                 folder.mkdir(exist_ok=True)
                 for path in Path(unpacked, "iso17").iterdir():

@@ -12,7 +12,7 @@ import numpy as np
 from pygschnet.datasets.base import MoleculeData
 from pygschnet.datasets.border import Block
 from pygschnet.datasets.download import download
-from pygschnet.datasets.readers import open_npz, read_npz, row_sets
+from pygschnet.datasets.readers import array_of, open_npz, read_npz, row_sets
 from pygschnet.errors import InputError
 from pygschnet.files import write_npz
 
@@ -103,8 +103,10 @@ class MD17(MoleculeData):
     def settings(self) -> dict[str, Any]:
         (path,) = self.files()
         with open_npz(path) as file:
-            energy = self.energy_unit or (str(file["e_unit"].astype(str)) if "e_unit" in file else "kcal/mol")
-            length = self.length_unit or (str(file["r_unit"].astype(str)) if "r_unit" in file else "Å")
+            energy = self.energy_unit or (
+                str(array_of(file, "e_unit", path).astype(str)) if "e_unit" in file else "kcal/mol"
+            )
+            length = self.length_unit or (str(array_of(file, "r_unit", path).astype(str)) if "r_unit" in file else "Å")
             return {"keys": self._keys(path, file.files), "units": {"energy": energy, "pos": length}}
 
     def blocks(self) -> Iterator[Block]:

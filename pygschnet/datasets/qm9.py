@@ -46,8 +46,8 @@ REFERENCES = ("zpve", "U0", "U", "H", "G", "Cv")
 URLS = {
     "dsgdb9nsd.xyz.tar.bz2": "https://ndownloader.figshare.com/files/3195389",
     "uncharacterized.txt": "https://ndownloader.figshare.com/files/3195404",
-    "atomref.txt": "https://ndownloader.figshare.com/files/3195395",
     "qm9_v3.zip": "https://data.pyg.org/datasets/qm9_v3.zip",
+    "atomref.txt": "https://ndownloader.figshare.com/files/3195395",
 }
 MAGIC = {".bz2": b"BZh", ".zip": b"PK", ".txt": b""}
 CHUNK = 5000  # molecules that become one block
@@ -126,7 +126,7 @@ def read_raw(path: Path, skip: set[int]) -> Iterator[Block]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.name.endswith(".xyz"):
+                if member.isfile() and member.name.endswith(".xyz"):
                     number = int(member.name[-10:-4])
                     if number not in skip:
                         molecules[number] = tar.extractfile(member).read()
@@ -163,7 +163,8 @@ def read_pyg(path: Path) -> Iterator[Block]:
             molecules = torch.load(file, weights_only=True)
         read = [_from_pyg(molecule) for molecule in molecules]
     except Exception as error:  # of a damaged archive, in many ways
-        raise InputError(f"{path} cannot be read ({error}): delete it to download it again") from None
+        why = type(error).__name__  # torch's text would advise to run what is in it
+        raise InputError(f"{path} cannot be read ({why}): delete it to download it again") from None
     units = PROPERTIES | {name: "eV" for name in PYG_ORDER if PROPERTIES[name] == "Ha"}
     for first in range(0, len(read), CHUNK):
         yield _block(read[first : first + CHUNK], str(path), units)

@@ -50,26 +50,33 @@ def array_of(file: NpzFile, key: str, path: Path) -> np.ndarray:
     """
     try:
         array = file[key]
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{key} of {path} cannot be read: {error}") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{key} of {path} is no array")
     return array
 
 
-def read_npz(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
+def read_npz(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) -> Iterator[Block]:
     """All molecules of an npz file, in any layout of `border`.
 
     Args:
         path: of the file.
         keys: name of the array for each field; the usual names are tried for the others, null leaves a field out.
         units: of the fields; eV and Å, and what follows from them, if not given.
+        words: names of arrays with a word for each molecule.
     """
     with open_npz(path) as file:
         found = find_keys(file.files, keys, str(path))
         raw = {name: array_of(file, key, path) for name, key in found.items()}
         raw["z"] = _numbers_of(raw["z"])
-        yield make_block(raw, complete_units(units, {*found, *keys}), found, str(path))
+        block = make_block(raw, complete_units(units, {*found, *keys}), found, str(path))
+        for word in words:
+            entries = array_of(file, word, path) if word in file else np.zeros(0)
+            if entries.shape != block.n_atoms.shape:
+                raise InputError(f"{path} has no array {word!r} with a word for each of its molecules")
+            block.words[word] = entries.astype(str).tolist()
+        yield block
 
 
 def row_sets(path: Path, keys: Keys) -> dict[str, np.ndarray]:
@@ -79,7 +86,7 @@ def row_sets(path: Path, keys: Keys) -> dict[str, np.ndarray]:
         pos = array_of(file, mapped["pos"], path)
         molecules = len(file[mapped["n_atoms"]]) if "n_atoms" in mapped and pos.ndim == 2 else len(pos)
         sets = {}
-        for key in set(file.files) - set(mapped.values()):
+        for key in sorted(set(file.files) - set(mapped.values())):
             try:
                 rows = array_of(file, key, path)
             except InputError:  # neither read nor wanted: objects, or damaged
@@ -103,25 +110,48 @@ def read_hdf5(path: Path, keys: Keys, units: Units) -> Iterator[Block]:
     check_file(path)
     try:
         with h5py.File(path) as file:
-            groups: list[str] = []
-            file.visititems(lambda name, item: groups.append(name) if isinstance(item, h5py.Group) else None)
+            names: list[str] = []
+            file.visit(names.append)
+            groups = iter(dict.fromkeys(name.rpartition("/")[0] or "/" for name in names))
             held = 0
-            for name in ["/", *groups]:
-                group = file[name]
-                if not all(set(group) & {keys.get(field) or "", *ALIASES[field]} for field in ("z", "pos")):
-                    continue
-                found = find_keys(list(group), keys, f"{path}, group {name},")
-                raw = {field: np.asarray(group[key]) for field, key in found.items()}
-                raw["z"] = _numbers_of(raw["z"])
-                block = make_block(raw, complete_units(units, {*found, *keys}), found, f"{path}, group {name},")
-                molecule = name if raw["pos"].ndim == 3 else name.rpartition("/")[0]
-                block.words["group"] = [molecule or "/"] * len(block.n_atoms)
-                held += len(block.n_atoms)
-                yield block
+            while chunk := list(islice(groups, CHUNK)):
+                for block in _blocks_of_groups({name: file[name] for name in chunk}, keys, units, str(path)):
+                    held += len(block.n_atoms)
+                    yield block
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} is not an HDF5 file, or is damaged: {error}") from None
     if not held:
         raise InputError(f"no group of {path} holds elements and positions: name them with keys")
+
+
+def _blocks_of_groups(groups: Mapping[str, Any], keys: Keys, units: Units, source: str) -> Iterator[Block]:
+    """A block for each group of many frames, and one for all that hold a single structure."""
+    structures: list[dict[str, Any]] = []
+    for name, group in groups.items():
+        if not all(set(group) & {keys.get(field) or "", *ALIASES[field]} for field in ("z", "pos")):
+            continue
+        found = find_keys(list(group), keys, f"{source}, group {name},")
+        raw = {field: np.asarray(group[key]) for field, key in found.items()}
+        raw["z"] = _numbers_of(raw["z"])
+        if raw["pos"].ndim == 2 and "n_atoms" not in raw:
+            pbc = raw["cell"].reshape(3, 3).any(axis=1) if "cell" in raw else np.zeros(3, bool)
+            about = {"info": (), "numbers": raw["z"], "molecule": name.rpartition("/")[0] or "/"}
+            structures.append({"pbc": pbc, **about, **raw})
+        else:
+            block = make_block(raw, complete_units(units, {*found, *keys}), found, f"{source}, group {name},")
+            block.words["group"] = [name] * len(block.n_atoms)
+            yield block
+    if structures:
+        fields = {field: field for field in structures[0] if field not in ("info", "numbers", "molecule")}
+        fields = fields if "cell" in fields else {field: field for field in fields if field != "pbc"}
+        for structure in structures:
+            for field in fields.keys() & PER_ATOM.keys() & structure.keys():
+                structure[field] = structure[field].reshape(len(structure["numbers"]), *PER_ATOM[field])
+        per_atom = [field for field in fields if _is_per_atom(field, field, structures)]
+        raw = _stack(structures, fields, per_atom, source, 0)
+        block = make_block(raw, complete_units(units, {*fields, *keys}), fields, source, per_atom)
+        block.words["group"] = [structure["molecule"] for structure in structures]
+        yield block
 
 
 def read_ase(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) -> Iterator[Block]:
@@ -138,7 +168,7 @@ def read_ase(path: Path, keys: Keys, units: Units, words: Sequence[str] = ()) ->
     found: dict[str, str] = {}
     count = 0
     while chunk := _safely(lambda: list(islice(structures, CHUNK)), path):
-        available = {key for structure in chunk for key in structure}
+        available = {key for structure in chunk for key in structure} - {"info"}
         if all(_is_isolated(structure) for structure in chunk):  # they have an energy, and need nothing else
             needed = {n: k for n, k in keys.items() if k in available or not k or n in ("energy", "z", "pos")}
             here = find_keys(available, needed, str(path))

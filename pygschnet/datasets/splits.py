@@ -199,9 +199,13 @@ def _named(store: Store, name: str) -> Tensor:
         return torch.from_numpy(store[f"rows.{name}"].copy())
     words: dict[str, list[str]] = store.metadata["words"]
     kind, _, word = name.rpartition("=")
-    for other, known in words.items():
-        if word in known and kind in ("", other):
-            return torch.from_numpy(np.flatnonzero(store[f"words.{other}"] == known.index(word)))
+    found = [other for other, known in words.items() if word in known and kind in ("", other)]
+    if len(found) > 1:
+        raise InputError(
+            f"{word!r} is a word of several kinds: say {' or '.join(f'{other}={word}' for other in found)}"
+        )
+    for other in found:
+        return torch.from_numpy(np.flatnonzero(store[f"words.{other}"] == words[other].index(word)))
     if Path(name).is_file():
         return read_rows(Path(name))
     sets = [row.removeprefix("rows.") for row in store if row.startswith("rows.")]
