@@ -278,6 +278,7 @@ def test_every_molecule_once_and_no_batch_above_the_budget(sizes, budget, shuffl
     assert sorted(index for batch in batches for index in batch) == list(range(len(sizes)))
     assert all(batch and sum(sizes[index] for index in batch) <= budget for batch in batches)
     assert len(batches) == len(sampler)
+    sampler.set_epoch(epoch)
     assert list(sampler) == batches
     if not shuffle:
         assert [index for batch in batches for index in batch] == list(range(len(sizes)))
@@ -294,6 +295,10 @@ def test_orders_follow_from_seed_and_epoch():
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1) != order(1, 1)
     assert [len(batch) for batch in order(2, 7)] == [8] * 6 + [2]
+    sampler = BatchSampler(np.ones(50, np.int64), 8, True)
+    assert [list(sampler) for _ in range(3)] == [order(0, epoch) for epoch in range(3)]
+    next(iter(sampler))  # a pass that is broken off is one, too
+    assert list(sampler) == order(0, 4)
 
 
 def test_orders_that_fill_badly_are_drawn_again():

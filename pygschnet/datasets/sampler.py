@@ -11,7 +11,8 @@ from pygschnet.errors import InputError
 class BatchSampler(Sampler[list[int]]):
     """Batches of positions in a selection; nothing is dropped, and every epoch has the same number of batches.
 
-    The order of an epoch follows from seed and epoch alone.
+    The order of an epoch follows from seed and epoch alone. Every pass is an epoch of its own, the next one unless
+    `set_epoch` says otherwise.
 
     Args:
         sizes: what each molecule costs, for instance its atoms; ones for a fixed number of molecules.
@@ -40,9 +41,10 @@ class BatchSampler(Sampler[list[int]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        attempt = 0
+        attempt, epoch = 0, self.epoch
+        self.epoch += 1
         while True:
-            order = self._order(self.epoch, attempt)
+            order = self._order(epoch, attempt)
             bounds = self._fill(order)
             if len(bounds) <= self.batches:
                 break
