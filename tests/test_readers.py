@@ -1019,6 +1019,30 @@ def test_many_groups_become_one_block(tmp_path):
     assert block.words["group"] == [str(k // 3) for k in order]
 
 
+@pytest.mark.parametrize("lacking", [0, 3])
+def test_groups_that_differ(tmp_path, lacking):
+    """Forces that only some groups have are neither dropped nor made up."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for k in range(5):
+            group = file.create_group(f"m/c{k}")
+            group["atNUM"], group["atXYZ"], group["ePBE0+MBD"] = water(k).numbers, water(k).positions, [float(k)]
+            if k != lacking:
+                group["totFOR"] = np.zeros((3, 3))
+    with pytest.raises(InputError, match=f"structure {lacking} of .* has no forces, others have"):
+        list(readers.read_hdf5(tmp_path / "x.h5", {}, {}))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("totFOR", (2, 3)), ("cell", (2, 2)), ("hCHG", (5,))])
+def test_groups_of_wrong_shapes(tmp_path, name, shape):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for k in range(2):
+            group = file.create_group(f"m/c{k}")
+            group["atNUM"], group["atXYZ"], group["ePBE0+MBD"] = water(k).numbers, water(k).positions, [float(k)]
+            group[name] = np.ones(shape)
+    with pytest.raises(InputError, match="x.h5 has the shape"):
+        list(readers.read_hdf5(tmp_path / "x.h5", {}, {}))
+
+
 def test_words_of_an_npz(read, tmp_path):
     np.savez(tmp_path / "x.npz", kind=["a", "b"], **frames_of_water())
     data = read(tmp_path / "x.npz", words=["kind"], train_rows="kind=b", train=1, val=0, test=1)

@@ -134,7 +134,8 @@ def _blocks_of_groups(groups: Mapping[str, Any], keys: Keys, units: Units, sourc
         raw = {field: np.asarray(group[key]) for field, key in found.items()}
         raw["z"] = _numbers_of(raw["z"])
         if raw["pos"].ndim == 2 and "n_atoms" not in raw:
-            pbc = raw["cell"].reshape(3, 3).any(axis=1) if "cell" in raw else np.zeros(3, bool)
+            cell = raw.get("cell", np.zeros(9))
+            pbc = cell.reshape(3, 3).any(axis=1) if cell.size == 9 else np.ones(3, bool)
             about = {"info": (), "numbers": raw["z"], "molecule": name.rpartition("/")[0] or "/"}
             structures.append({"pbc": pbc, **about, **raw})
         else:
@@ -142,11 +143,12 @@ def _blocks_of_groups(groups: Mapping[str, Any], keys: Keys, units: Units, sourc
             block.words["group"] = [name] * len(block.n_atoms)
             yield block
     if structures:
-        fields = {field: field for field in structures[0] if field not in ("info", "numbers", "molecule")}
-        fields = fields if "cell" in fields else {field: field for field in fields if field != "pbc"}
+        held = {field: field for structure in structures for field in structure}  # whoever lacks one is refused
+        not_read = {"info", "numbers", "molecule"} | ({"pbc"} if "cell" not in held else set())
+        fields = {field: field for field in held if field not in not_read}
         for structure in structures:
-            for field in fields.keys() & PER_ATOM.keys() & structure.keys():
-                structure[field] = structure[field].reshape(len(structure["numbers"]), *PER_ATOM[field])
+            if "charges" in structure and structure["charges"].shape[1:] == (1,):
+                structure["charges"] = structure["charges"][:, 0]
         per_atom = [field for field in fields if _is_per_atom(field, field, structures)]
         raw = _stack(structures, fields, per_atom, source, 0)
         block = make_block(raw, complete_units(units, {*fields, *keys}), fields, source, per_atom)
