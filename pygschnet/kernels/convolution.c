@@ -1,0 +1,218 @@
+/* The three kernels of the continuous-filter convolution, and the activation function, for CPUs.
+
+   Compiled by cpu.py for this machine, once with REAL = float and once with REAL = double. The operators are explained
+   in convolution.py. `features` is a multiple of 64 bytes; rows are contiguous. Threads share out what is written, never
+   what is summed: every sum is taken by one thread in the order of the pairs, so the bits do not depend on how many there are.
+*/
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TAPS 6
+#define LANES (64 / (int)sizeof(REAL))
+#define INLINE static inline __attribute__((always_inline))
+
+typedef REAL vec __attribute__((vector_size(64), aligned(4), may_alias));
+typedef __typeof__((vec){0} < (vec){0}) ivec;
+typedef REAL half __attribute__((vector_size(32), may_alias));
+typedef REAL quarter __attribute__((vector_size(16), may_alias));
+
+INLINE vec load(const REAL *p) { return *(const vec *)p; }
+INLINE void store(REAL *p, vec v) { *(vec *)p = v; }
+INLINE REAL sum(vec v) {
+    half h = ((half *)&v)[0] + ((half *)&v)[1];
+    quarter q = ((quarter *)&h)[0] + ((quarter *)&h)[1];
+    REAL total = 0;
+    for (int lane = 0; lane < LANES / 4; lane++) total += q[lane];
+    return total;
+}
+
+/* Threads: those that torch's own operators run on, if its OpenMP runtime is GNU's; else one. */
+extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak));
+extern int omp_get_num_threads(void) __attribute__((weak));
+extern int omp_get_thread_num(void) __attribute__((weak));
+
+static void run(void (*body)(void *), void *job, int64_t threads) {
+    if (threads > 1 && GOMP_parallel && omp_get_num_threads && omp_get_thread_num)
+        GOMP_parallel(body, job, (unsigned)threads, 0);
+    else
+        body(job);
+}
+
+static void share(int64_t count, int64_t *begin, int64_t *end) { /* what falls to this thread */
+    int64_t threads = omp_get_num_threads ? omp_get_num_threads() : 1, thread = threads > 1 ? omp_get_thread_num() : 0;
+    *begin = count * thread / threads;
+    *end = count * (thread + 1) / threads;
+}
+
+typedef struct {
+    const REAL *g, *x, *weights, *table;
+    const int32_t *first, *second, *interval;
+    REAL *out;
+    int64_t atoms, pairs, features, knots, vectors; /* vectors: how many of them a block of features has */
+} Job;
+
+/* y_i = Σ_j x_j ∘ W_ij for the features f … f + V·LANES of all atoms. */
+INLINE void aggregate_block(const Job *job, int64_t f, const int V) {
+    const int64_t F = job->features;
+    const REAL *x = job->x + f, *table = job->table + f;
+    REAL *y = job->out + f, *columns = NULL;
+    int64_t stride = F;
+    if (job->pairs > job->knots && (columns = malloc(job->knots * V * 64))) { /* small enough for the nearest cache */
+        stride = V * LANES;
+        for (int64_t k = 0; k < job->knots; k++) memcpy(columns + k * stride, table + k * F, V * 64);
+        table = columns;
+    }
+    for (int64_t i = 0; i < job->atoms; i++) memset(y + i * F, 0, V * 64);
+    int64_t row = -1;
+    vec xi[V], yi[V];
+    for (int64_t p = 0; p < job->pairs; p++) {
+        const int64_t i = job->first[p], j = job->second[p];
+        const REAL *w = job->weights + TAPS * p, *c = table + job->interval[p] * stride;
+        if (i != row) {
+            for (int v = 0; v < V; v++) {
+                if (row >= 0) store(y + row * F + v * LANES, yi[v]);
+                xi[v] = load(x + i * F + v * LANES), yi[v] = load(y + i * F + v * LANES);
+            }
+            row = i;
+        }
+        vec filter[V];
+        for (int v = 0; v < V; v++) filter[v] = w[0] * load(c + v * LANES);
+        for (int m = 1; m < TAPS; m++)
+            for (int v = 0; v < V; v++) filter[v] += w[m] * load(c + m * stride + v * LANES);
+        for (int v = 0; v < V; v++) {
+            if (i == j) { /* an atom and its own image */
+                yi[v] += 2 * filter[v] * xi[v];
+            } else {
+                REAL *yj = y + j * F + v * LANES;
+                yi[v] += filter[v] * load(x + j * F + v * LANES);
+                store(yj, load(yj) + filter[v] * xi[v]);
+            }
+        }
+    }
+    if (row >= 0)
+        for (int v = 0; v < V; v++) store(y + row * F + v * LANES, yi[v]);
+    free(columns);
+}
+
+static void aggregate_body(void *argument) {
+    const Job *job = argument;
+    int64_t begin, end, width = job->vectors * LANES;
+    share(job->features / width, &begin, &end);
+    for (int64_t block = begin; block < end; block++)
+        if (job->vectors == 2) aggregate_block(job, block * width, 2);
+        else aggregate_block(job, block * width, 1);
+}
+
+void aggregate(const REAL *x, const REAL *weights, const REAL *table, const int32_t *first, const int32_t *second,
+               const int32_t *interval, REAL *y, int64_t atoms, int64_t pairs, int64_t features, int64_t knots,
+               int64_t vectors, int64_t threads) {
+    Job job = {NULL, x, weights, table, first, second, interval, y, atoms, pairs, features, knots, vectors};
+    run(aggregate_body, &job, threads);
+}
+
+/* q_pm = Σ_f (g_i x_j + g_j x_i)_f C_{n(p) + m, f} */
+static void pair_dot_body(void *argument) {
+    const Job *job = argument;
+    const int64_t F = job->features;
+    int64_t begin, end;
+    share(job->pairs, &begin, &end);
+    for (int64_t p = begin; p < end; p++) {
+        const int64_t i = job->first[p] * F, j = job->second[p] * F;
+        const REAL *c = job->table + job->interval[p] * F;
+        vec sums[TAPS] = {0};
+        for (int64_t f = 0; f < F; f += LANES) {
+            vec s = load(job->g + i + f) * load(job->x + j + f) + load(job->g + j + f) * load(job->x + i + f);
+            for (int m = 0; m < TAPS; m++) sums[m] += s * load(c + m * F + f);
+        }
+        for (int m = 0; m < TAPS; m++) job->out[TAPS * p + m] = sum(sums[m]);
+    }
+}
+
+void pair_dot(const REAL *g, const REAL *x, const REAL *table, const int32_t *first, const int32_t *second,
+              const int32_t *interval, REAL *q, int64_t pairs, int64_t features, int64_t threads) {
+    Job job = {g, x, NULL, table, first, second, interval, q, 0, pairs, features, 0, 0};
+    run(pair_dot_body, &job, threads);
+}
+
+/* C̄_k = Σ_{p, m: n(p) + m = k} w_pm (g_i ∘ x_j + g_j ∘ x_i) for the features f … f + V·LANES. */
+INLINE void table_grad_block(const Job *job, int64_t f, const int V) {
+    const int64_t F = job->features, stride = V * LANES;
+    const REAL *g = job->g + f, *x = job->x + f;
+    REAL *columns = calloc(job->knots, V * 64), *out = job->out + f;
+    if (!columns) abort();
+    for (int64_t p = 0; p < job->pairs; p++) {
+        const int64_t i = job->first[p] * F, j = job->second[p] * F;
+        const REAL *w = job->weights + TAPS * p;
+        REAL *c = columns + job->interval[p] * stride;
+        for (int v = 0; v < V; v++) {
+            const int64_t l = v * LANES;
+            vec s = load(g + i + l) * load(x + j + l) + load(g + j + l) * load(x + i + l);
+            for (int m = 0; m < TAPS; m++) store(c + m * stride + l, load(c + m * stride + l) + w[m] * s);
+        }
+    }
+    for (int64_t k = 0; k < job->knots; k++) memcpy(out + k * F, columns + k * stride, V * 64);
+    free(columns);
+}
+
+static void table_grad_body(void *argument) {
+    const Job *job = argument;
+    int64_t begin, end, width = job->vectors * LANES;
+    share(job->features / width, &begin, &end);
+    for (int64_t block = begin; block < end; block++)
+        if (job->vectors == 2) table_grad_block(job, block * width, 2);
+        else table_grad_block(job, block * width, 1);
+}
+
+void table_grad(const REAL *g, const REAL *x, const REAL *weights, const int32_t *first, const int32_t *second,
+                const int32_t *interval, REAL *out, int64_t pairs, int64_t features, int64_t knots, int64_t vectors,
+                int64_t threads) {
+    Job job = {g, x, weights, NULL, first, second, interval, out, 0, pairs, features, knots, vectors};
+    run(table_grad_body, &job, threads);
+}
+
+/* y = ln(½eˣ + ½) and its derivative s = 1/(1 + e⁻ˣ): with e = exp(−|x|), y = max(x, 0) + ln(1 + e) − ln 2. */
+typedef struct {
+    const REAL *x;
+    REAL *y, *s;
+    int64_t count;
+} Activation;
+
+#define SINGLE (sizeof(REAL) == 4)
+
+INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+INLINE void ssp_vector(const REAL *px, REAL *py, REAL *ps) {
+    const REAL shifter = SINGLE ? 0x1.8p23 : 0x1.8p52; /* adding it leaves the nearest integer in the last bits */
+    const int bias = SINGLE ? 127 : 1023, mantissa = SINGLE ? 23 : 52;
+    const vec x = load(px), zero = {0};
+    vec a = choose(x < 0, x, -x);
+    a = choose(a < (REAL)(SINGLE ? -87 : -708), zero + (REAL)(SINGLE ? -87 : -708), a);
+    const vec shifted = a * (REAL)1.4426950408889634 + shifter, r = a - (shifted - shifter) * (REAL)0.6931471805599453;
+    vec e = zero + 1, log = zero; /* Taylor's series of exp for |r| ≤ ½ ln 2 */
+    for (int n = SINGLE ? 7 : 13; n > 0; n--) e = 1 + e * r * ((REAL)1 / n);
+    e *= (vec)(((ivec)shifted + bias) << mantissa);
+    const vec z = e / (2 + e), z2 = z * z; /* ln(1 + e) = 2 artanh z, z ≤ ⅓ */
+    for (int n = SINGLE ? 7 : 16; n >= 0; n--) log = log * z2 + (REAL)2 / (2 * n + 1);
+    store(py, choose(x < 0, zero, x) + z * log - (REAL)0.6931471805599453);
+    store(ps, choose(x < 0, e, zero + 1) / (1 + e));
+}
+
+static void ssp_body(void *argument) {
+    const Activation *job = argument;
+    int64_t begin, end, rest = job->count % LANES;
+    share(job->count / LANES, &begin, &end);
+    for (int64_t l = begin * LANES; l < end * LANES; l += LANES) ssp_vector(job->x + l, job->y + l, job->s + l);
+    if (rest && end == job->count / LANES) {
+        REAL x[LANES] = {0}, y[LANES], s[LANES];
+        memcpy(x, job->x + job->count - rest, rest * sizeof(REAL));
+        ssp_vector(x, y, s);
+        memcpy(job->y + job->count - rest, y, rest * sizeof(REAL));
+        memcpy(job->s + job->count - rest, s, rest * sizeof(REAL));
+    }
+}
+
+void ssp(const REAL *x, REAL *y, REAL *s, int64_t count, int64_t threads) {
+    Activation job = {x, y, s, count};
+    run(ssp_body, &job, threads);
+}

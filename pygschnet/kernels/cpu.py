@@ -1,0 +1,140 @@
+"""The kernels on CPUs: `convolution.c`, compiled for this machine when it is first needed, in half a second."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pygschnet.kernels.spline import TAPS
+
+SOURCE = Path(__file__).with_name("convolution.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+REALS = {torch.float32: ("float", 16), torch.float64: ("double", 8)}  # and how many fill a vector
+WORTH_A_THREAD = 40_000  # products; fewer are done before a second thread has started
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True  # GNU's OpenMP hangs in the child of a process that has used it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The compiled kernels; None without a C compiler, or for a precision that they do not have.
+
+    Compiled once per machine type and version of this package, into ~/.cache/pygschnet/kernels.
+    """
+    compiler = os.environ.get("CC", "cc").split()
+    if dtype not in REALS or shutil.which(compiler[0]) is None or os.name != "posix":
+        return None
+    command = [*compiler, *FLAGS, f"-DREAL={REALS[dtype][0]}", str(SOURCE)]
+    key = hashlib.sha256(" ".join([*command, _processor()]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pygschnet" / "kernels"
+    target = folder / f"{REALS[dtype][0]}-{key}.so"
+    try:
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:  # several processes may be at it
+                subprocess.run([*command, "-o", f"{temporary}/kernels.so"], check=True, capture_output=True)
+                os.replace(f"{temporary}/kernels.so", target)
+        return ctypes.CDLL(str(target))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        return next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Feat"))
+        )
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def aggregate(x: Tensor, weights: Tensor, table: Tensor, pairs: list[Tensor]) -> Tensor:
+    """y_i = Σ_j x_j ∘ W_ij."""
+    (x, table), features = _whole_vectors(x, table)
+    y = torch.empty_like(x)
+    threads, vectors = _share(len(weights) * x.shape[1] * TAPS, x)
+    _call(
+        "aggregate",
+        x,
+        weights.contiguous(),
+        table,
+        *pairs[:3],
+        y,
+        len(x),
+        len(weights),
+        x.shape[1],
+        len(table),
+        vectors,
+        threads,
+    )
+    return y[:, :features]
+
+
+def pair_dot(g: Tensor, x: Tensor, table: Tensor, pairs: list[Tensor]) -> Tensor:
+    """q_pm = Σ_f (g_i x_j + g_j x_i) C_{n(p)+m}."""
+    (g, x, table), _ = _whole_vectors(g, x, table)
+    q = x.new_empty(len(pairs[0]), TAPS)
+    _call("pair_dot", g, x, table, *pairs[:3], q, len(q), x.shape[1], threads_for(q.numel() * x.shape[1]))
+    return q
+
+
+def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: list[Tensor], knots: int) -> Tensor:
+    """C̄_k = Σ_{n(p)+m=k} w_pm (g_i ∘ x_j + g_j ∘ x_i)."""
+    (g, x), features = _whole_vectors(g, x)
+    table = x.new_empty(knots, x.shape[1])
+    threads, vectors = _share(len(weights) * x.shape[1] * TAPS, x)
+    _call(
+        "table_grad", g, x, weights.contiguous(), *pairs[:3], table, len(weights), x.shape[1], knots, vectors, threads
+    )
+    return table[:, :features]
+
+
+def ssp(x: Tensor) -> tuple[Tensor, Tensor]:
+    """ssp(x) and its derivative."""
+    x = x.contiguous()
+    y, derivative = torch.empty_like(x), torch.empty_like(x)
+    _call("ssp", x, y, derivative, x.numel(), threads_for(8 * x.numel()))
+    return y, derivative
+
+
+def threads_for(products: int) -> int:
+    """How many threads so much work is worth."""
+    return 1 if _forked or products < WORTH_A_THREAD else torch.get_num_threads()
+
+
+def _share(products: int, x: Tensor) -> tuple[int, int]:
+    """How many threads, and how many vectors of features each of them takes at a time."""
+    blocks = x.shape[1] // REALS[x.dtype][1]
+    threads = min(threads_for(products), blocks)
+    return threads, 2 if blocks % (2 * threads) == 0 else 1
+
+
+def _whole_vectors(*tensors: Tensor) -> tuple[list[Tensor], int]:
+    """The tensors with zeros added to the features up to a multiple of 64 bytes; how many features they had."""
+    features = tensors[0].shape[1]
+    missing = -features % REALS[tensors[0].dtype][1]
+    return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in tensors], features
+
+
+def _call(name: str, *arguments: Tensor | int) -> None:
+    real = next(tensor.dtype for tensor in arguments if isinstance(tensor, Tensor))
+    pointers = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments]
+    getattr(library(real), name)(*pointers)
