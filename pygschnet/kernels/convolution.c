@@ -171,7 +171,7 @@ void table_grad(const REAL *g, const REAL *x, const REAL *weights, const int32_t
     run(table_grad_body, &job, threads);
 }
 
-/* y = ln(½eˣ + ½) and its derivative s = 1/(1 + e⁻ˣ): with e = exp(−|x|), y = max(x, 0) + ln(1 + e) − ln 2. */
+/* y = ln(½eˣ + ½) and its derivative s = 1/(1 + e⁻ˣ): with e = exp(−|x|), y = max(x, 0) + ln(½ + ½e). */
 typedef struct {
     const REAL *x;
     REAL *y, *s;
@@ -192,9 +192,9 @@ INLINE void ssp_vector(const REAL *px, REAL *py, REAL *ps) {
     vec e = zero + 1, log = zero; /* Taylor's series of exp for |r| ≤ ½ ln 2 */
     for (int n = SINGLE ? 7 : 13; n > 0; n--) e = 1 + e * r * ((REAL)1 / n);
     e *= (vec)(((ivec)shifted + bias) << mantissa);
-    const vec z = e / (2 + e), z2 = z * z; /* ln(1 + e) = 2 artanh z, z ≤ ⅓ */
+    const vec z = (e - 1) / (e + 3), z2 = z * z; /* ln(½ + ½e) = 2 artanh z, |z| ≤ ⅓ */
     for (int n = SINGLE ? 7 : 16; n >= 0; n--) log = log * z2 + (REAL)2 / (2 * n + 1);
-    store(py, choose(x < 0, zero, x) + z * log - (REAL)0.6931471805599453);
+    store(py, choose(x < 0, zero, x) + z * log);
     store(ps, choose(x < 0, e, zero + 1) / (1 + e));
 }
 

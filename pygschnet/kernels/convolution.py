@@ -18,6 +18,7 @@ for both directions; i = j is an atom and its own periodic image, counted in bot
 on CPUs with any number of threads.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -124,7 +125,7 @@ class Aggregate(Function):
     """`aggregate` and its derivatives."""
 
     @staticmethod
-    def forward(x: Tensor, weights: Tensor, table: Tensor, pairs: Pairs | list[Tensor]) -> Tensor:
+    def forward(x: Tensor, weights: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
         return kernels(x).aggregate(x, weights, table, pairs)
 
     @staticmethod
@@ -148,7 +149,7 @@ class PairDot(Function):
     """`pair_dot` and its derivatives."""
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, table: Tensor, pairs: Pairs | list[Tensor]) -> Tensor:
+    def forward(g: Tensor, x: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
         return kernels(x).pair_dot(g, x, table, pairs)
 
     @staticmethod
@@ -172,7 +173,7 @@ class TableGrad(Function):
     """`table_grad` and its derivatives."""
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, weights: Tensor, pairs: Pairs | list[Tensor], coefficients: int) -> Tensor:
+    def forward(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], coefficients: int) -> Tensor:
         return kernels(x).table_grad(g, x, weights, pairs, coefficients)
 
     @staticmethod
@@ -226,7 +227,7 @@ def _register() -> None:
         operator = f"pygschnet::{name}"
         torch.library.define(operator, f"({arguments}) -> Tensor")
         torch.library.impl(operator, ["CPU", "CUDA"], _contiguous(function.forward))
-        torch.library.register_fake(operator, shapes[name])
+        torch.library.register_fake(operator, shapes[name])  # type: ignore[arg-type]
         torch.library.register_autograd(operator, _listing(function.backward), setup_context=function.setup_context)
 
 

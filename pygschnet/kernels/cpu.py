@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,19 +43,31 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     compiler = os.environ.get("CC", "cc").split()
     if dtype not in REALS or shutil.which(compiler[0]) is None or os.name != "posix":
         return None
-    command = [*compiler, *FLAGS, f"-DREAL={REALS[dtype][0]}", str(SOURCE)]
+    real = REALS[dtype][0]
+    command = [*compiler, *FLAGS, f"-DREAL={real}", str(SOURCE), "-o"]
     key = hashlib.sha256(" ".join([*command, _processor()]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pygschnet" / "kernels"
-    target = folder / f"{REALS[dtype][0]}-{key}.so"
+    target = folder / f"{real}-{key}.so"
     try:
         if not target.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as temporary:  # several processes may be at it
-                subprocess.run([*command, "-o", f"{temporary}/kernels.so"], check=True, capture_output=True)
-                os.replace(f"{temporary}/kernels.so", target)
+            written = _writable(folder)
+            with tempfile.TemporaryDirectory(dir=written) as temporary:  # several processes may be at it
+                subprocess.run([*command, f"{temporary}/{real}.so"], check=True, capture_output=True)
+                if written is None:  # for this process only
+                    return ctypes.CDLL(f"{temporary}/{real}.so")
+                os.replace(f"{temporary}/{real}.so", target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _writable(folder: Path) -> Path | None:
+    """The folder, made if need be; None if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _processor() -> str:
@@ -66,7 +79,7 @@ def _processor() -> str:
         return platform.processor()
 
 
-def aggregate(x: Tensor, weights: Tensor, table: Tensor, pairs: list[Tensor]) -> Tensor:
+def aggregate(x: Tensor, weights: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
     """y_i = Σ_j x_j ∘ W_ij."""
     (x, table), features = _whole_vectors(x, table)
     y = torch.empty_like(x)
@@ -88,7 +101,7 @@ def aggregate(x: Tensor, weights: Tensor, table: Tensor, pairs: list[Tensor]) ->
     return y[:, :features]
 
 
-def pair_dot(g: Tensor, x: Tensor, table: Tensor, pairs: list[Tensor]) -> Tensor:
+def pair_dot(g: Tensor, x: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
     """q_pm = Σ_f (g_i x_j + g_j x_i) C_{n(p)+m}."""
     (g, x, table), _ = _whole_vectors(g, x, table)
     q = x.new_empty(len(pairs[0]), TAPS)
@@ -96,7 +109,7 @@ def pair_dot(g: Tensor, x: Tensor, table: Tensor, pairs: list[Tensor]) -> Tensor
     return q
 
 
-def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: list[Tensor], knots: int) -> Tensor:
+def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], knots: int) -> Tensor:
     """C̄_k = Σ_{n(p)+m=k} w_pm (g_i ∘ x_j + g_j ∘ x_i)."""
     (g, x), features = _whole_vectors(g, x)
     table = x.new_empty(knots, x.shape[1])

@@ -87,15 +87,18 @@ def interpolation(knots: int) -> Float[np.ndarray, "coefficients knots"]:
 
 
 def locate(
-    distances: Float[Tensor, "pairs"], spacing: float, first_knot: int
+    distances: Float[Tensor, "pairs"], spacing: float, first: int, coefficients: int
 ) -> tuple[Int[Tensor, "pairs"], Float[Tensor, "pairs"]]:
     """The interval n of each distance, counted from the first knot, and the place u in it.
+
+    Whatever the distances are, not a number included, the intervals are inside the table.
 
     Args:
         distances: d, in Å.
         spacing: h, in Å.
-        first_knot: which multiple of the spacing the first knot is.
+        first: which multiple of the spacing the first knot is.
+        coefficients: length of the table.
     """
     t = distances / spacing
     n = t.detach().floor()
-    return n.to(torch.int32) - first_knot, t - n
+    return (n.to(torch.int32) - first).clamp_(0, coefficients - TAPS), t - n

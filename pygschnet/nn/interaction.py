@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pygschnet.nn.activation import dense, shifted_softplus
 from pygschnet.nn.cfconv import CFConv
+from pygschnet.nn.table import TabulatedFilters
 
 
 class InteractionBlock(nn.Module):
@@ -28,7 +29,7 @@ class InteractionBlock(nn.Module):
         self,
         x: Float[Tensor, "nodes features"],
         edge_index: Int[Tensor, "2 edges"],
-        filters: Float[Tensor, "edges filters"],
+        filters: Float[Tensor, "edges filters"] | TabulatedFilters,
         both_ways: bool = False,
     ) -> Float[Tensor, "nodes features"]:
         """The update v of the features x; `CFConv.forward` explains the arguments."""
