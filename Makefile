@@ -1,6 +1,7 @@
 # make train   set up, train on the bundled sample, print the test errors
 # make test    set up, run the whole test suite
 # make setup   what both need; make lint; make clean
+# make bench   speed and memory against SchNetPack and PyG; make bench-gpu: on CUDA; ARGS="--quick --works 2,6" to try
 #
 # PYTHON=python3.12      interpreter of the environment in .venv (3.11 to 3.13)
 # TORCH="torch==2.9.1"   another torch; add --index-url for a CPU or another CUDA build
@@ -12,13 +13,14 @@ TORCH  ?= torch==2.13.0
 EDGES  ?= torch_cluster
 RUN    ?= runs/ethanol-$(shell date +%Y%m%d-%H%M%S)
 VENV   := .venv
+BENCH  := .bench
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --disable-pip-version-check --quiet
 CORES  := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # wheels of extensions fit one Python and one torch only, which pip's own cache does not know
 WHEELS  = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pygschnet/wheels/$(shell $(PY) -c 'import sys, torch; print(f"{sys.implementation.cache_tag}-torch{torch.__version__}")')
 
-.PHONY: train test setup lint clean
+.PHONY: train test setup bench bench-gpu lint clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/edges-$(EDGES)
@@ -29,13 +31,19 @@ test: $(VENV)/edges-torch_cluster $(VENV)/scatter $(VENV)/tools
 
 setup: $(VENV)/edges-$(EDGES)
 
+bench: $(BENCH)/peers
+	PYTHONPATH=. $(BENCH)/bin/python experiments/benchmarks/peers.py $(ARGS)
+
+bench-gpu: $(BENCH)/peers
+	PYTHONPATH=. $(BENCH)/bin/python experiments/benchmarks/peers.py --device cuda --compile $(ARGS)
+
 lint: $(VENV)/tools
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH)
 
 $(VENV)/package: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12")'
@@ -54,6 +62,15 @@ $(VENV)/edges-torch_cluster: $(VENV)/package
 
 $(VENV)/scatter: $(VENV)/edges-torch_cluster
 	@$(call build,torch-scatter,2.1.2) && touch $@
+
+# SchNetPack beside what is in .venv, the same torch with it, and apart from it
+$(BENCH)/peers: $(VENV)/edges-$(EDGES)
+	@$(PY) -m venv $(BENCH) && echo '*' > $(BENCH)/.gitignore && \
+	$(BENCH)/bin/python -c 'import pathlib, sysconfig; site = pathlib.Path(sysconfig.get_path("purelib")); \
+	  theirs = pathlib.Path("$(VENV)").resolve() / site.relative_to(pathlib.Path("$(BENCH)").resolve()); \
+	  (site / "shared.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")' && \
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --ignore-requires-python \
+	  schnetpack==2.1.1 && touch $@
 
 # $(call build,NAME,VERSION): a wheel built against the torch in .venv, its extensions side by side, then kept
 define build

@@ -88,7 +88,8 @@ class AtomisticModel(nn.Module):
 
     def _derivatives(self, data: Data, forces: bool, stress: bool, differentiable: bool) -> Prediction:
         data = data.clone() if data.pos.is_inference() else copy.copy(data)
-        pos = data.pos if data.pos.requires_grad else data.pos.detach().requires_grad_()
+        given = data.pos if data.pos.requires_grad else None
+        pos = data.pos.detach().requires_grad_() if given is None else given
         data.pos, inputs = pos, [pos]
         if stress:
             batch, molecules = molecule_index(data)
@@ -98,6 +99,9 @@ class AtomisticModel(nn.Module):
             data.cell = data.cell + data.cell @ strain
         energy, atomic_energies = self._energies(data)
         gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable, materialize_grads=True)
+        for leaf in inputs:
+            if leaf is not given:  # nobody else can ask for its gradient: spares a third of the kernels in training
+                leaf.requires_grad_(False)
         return Prediction(
             energy,
             -gradients[0] if forces else None,

@@ -139,7 +139,7 @@ class Aggregate(Function):
         pairs = Pairs(*pairs)
         return (
             aggregate(g, weights, table, pairs) if _wanted(ctx, 0) else None,
-            pair_dot(g, x, table, pairs) if _wanted(ctx, 1) else None,
+            pair_dot(g, x, table, pairs) if _wanted(ctx, 1, geometry=True) else None,
             table_grad(g, x, weights, pairs, len(table)) if _wanted(ctx, 2) else None,
             None,
         )
@@ -188,27 +188,46 @@ class TableGrad(Function):
         return (
             aggregate(x, weights, table, pairs) if _wanted(ctx, 0) else None,
             aggregate(g, weights, table, pairs) if _wanted(ctx, 1) else None,
-            pair_dot(g, x, table, pairs) if _wanted(ctx, 2) else None,
+            pair_dot(g, x, table, pairs) if _wanted(ctx, 2, geometry=True) else None,
             None,
             None,
         )
 
 
-def _wanted(ctx, argument: int) -> bool:
+def _wanted(ctx, argument: int, geometry: bool = False) -> bool:
     """Whether anyone needs this gradient.
 
     `needs_input_grad` only tells whether someone might: the table requires a gradient in the force pass too, the
-    positions in the pass that trains, and nobody takes them. The engine knows what it is going to execute.
+    weights in the pass that trains, and nobody takes them. The engine knows what it is going to execute; and a model
+    that has computed its forces no longer requires gradients of the positions, to which alone the weights lead.
     """
     if not ctx.needs_input_grad[argument]:
         return False
     node = ctx.next_functions[argument][0] if hasattr(ctx, "next_functions") else None
     if node is None or torch.compiler.is_compiling():
         return True
+    if geometry and not any(leaf.requires_grad for leaf in _leaves(node)):
+        return False
     try:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf, of which autograd.grad was asked for the gradient
         return True
+
+
+def _leaves(node) -> list[Tensor]:
+    """The tensors that a gradient arriving here would end in."""
+    if "leaves" not in node.metadata:
+        found, seen, ahead = [], set(), [node]
+        while ahead:
+            current = ahead.pop()
+            if current is None or current in seen:
+                continue
+            seen.add(current)
+            if hasattr(current, "variable"):
+                found.append(current.variable)
+            ahead += [following for following, _ in current.next_functions]
+        node.metadata["leaves"] = found
+    return node.metadata["leaves"]
 
 
 def _register() -> None:
