@@ -12,13 +12,11 @@ from pygschnet.kernels import cpu
 
 class _Ssp(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return cpu.ssp(x)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(output[1])
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, derivative = cpu.ssp(x)
+        ctx.save_for_backward(derivative)
         ctx.set_materialize_grads(False)
+        return y, derivative
 
     @staticmethod
     def backward(ctx, gradient: Tensor | None, gradient_of_derivative: Tensor | None) -> Tensor | None:

@@ -105,7 +105,7 @@ static void aggregate_body(void *argument) {
 }
 
 void aggregate(const REAL *x, const REAL *weights, const REAL *table, const int32_t *first, const int32_t *second,
-               const int32_t *interval, REAL *y, int64_t atoms, int64_t pairs, int64_t features, int64_t knots,
+               const int32_t *interval, REAL *y, int64_t atoms, int64_t features, int64_t pairs, int64_t knots,
                int64_t vectors, int64_t threads) {
     Job job = {NULL, x, weights, table, first, second, interval, y, atoms, pairs, features, knots, vectors};
     run(aggregate_body, &job, threads);
@@ -130,7 +130,7 @@ static void pair_dot_body(void *argument) {
 }
 
 void pair_dot(const REAL *g, const REAL *x, const REAL *table, const int32_t *first, const int32_t *second,
-              const int32_t *interval, REAL *q, int64_t pairs, int64_t features, int64_t threads) {
+              const int32_t *interval, REAL *q, int64_t features, int64_t pairs, int64_t threads) {
     Job job = {g, x, NULL, table, first, second, interval, q, 0, pairs, features, 0, 0};
     run(pair_dot_body, &job, threads);
 }
@@ -165,7 +165,7 @@ static void table_grad_body(void *argument) {
 }
 
 void table_grad(const REAL *g, const REAL *x, const REAL *weights, const int32_t *first, const int32_t *second,
-                const int32_t *interval, REAL *out, int64_t pairs, int64_t features, int64_t knots, int64_t vectors,
+                const int32_t *interval, REAL *out, int64_t features, int64_t pairs, int64_t knots, int64_t vectors,
                 int64_t threads) {
     Job job = {g, x, weights, NULL, first, second, interval, out, 0, pairs, features, knots, vectors};
     run(table_grad_body, &job, threads);

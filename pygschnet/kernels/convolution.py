@@ -18,7 +18,7 @@ for both directions; i = j is an atom and its own periodic image, counted in bot
 on CPUs with any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -125,22 +125,18 @@ class Aggregate(Function):
     """`aggregate` and its derivatives."""
 
     @staticmethod
-    def forward(x: Tensor, weights: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
-        return kernels(x).aggregate(x, weights, table, pairs)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, weights, table, pairs = inputs
+    def forward(ctx, x: Tensor, weights: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
         ctx.save_for_backward(x, weights, table, *pairs)
+        return kernels(x).aggregate(x, weights, table, pairs)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, table, *pairs = ctx.saved_tensors
         pairs = Pairs(*pairs)
         return (
-            aggregate(g, weights, table, pairs) if _wanted(ctx, 0) else None,
-            pair_dot(g, x, table, pairs) if _wanted(ctx, 1, geometry=True) else None,
-            table_grad(g, x, weights, pairs, len(table)) if _wanted(ctx, 2) else None,
+            aggregate(g, weights, table, pairs) if _wanted(ctx, 0, g) else None,
+            pair_dot(g, x, table, pairs) if _wanted(ctx, 1, g, geometry=True) else None,
+            table_grad(g, x, weights, pairs, len(table)) if _wanted(ctx, 2, g) else None,
             None,
         )
 
@@ -149,22 +145,18 @@ class PairDot(Function):
     """`pair_dot` and its derivatives."""
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
-        return kernels(x).pair_dot(g, x, table, pairs)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        g, x, table, pairs = inputs
+    def forward(ctx, g: Tensor, x: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
         ctx.save_for_backward(g, x, table, *pairs)
+        return kernels(x).pair_dot(g, x, table, pairs)
 
     @staticmethod
     def backward(ctx, q: Tensor) -> tuple[Tensor | None, ...]:
         g, x, table, *pairs = ctx.saved_tensors
         pairs = Pairs(*pairs)
         return (
-            aggregate(x, q, table, pairs) if _wanted(ctx, 0) else None,
-            aggregate(g, q, table, pairs) if _wanted(ctx, 1) else None,
-            table_grad(g, x, q, pairs, len(table)) if _wanted(ctx, 2) else None,
+            aggregate(x, q, table, pairs) if _wanted(ctx, 0, q) else None,
+            aggregate(g, q, table, pairs) if _wanted(ctx, 1, q) else None,
+            table_grad(g, x, q, pairs, len(table)) if _wanted(ctx, 2, q) else None,
             None,
         )
 
@@ -173,28 +165,24 @@ class TableGrad(Function):
     """`table_grad` and its derivatives."""
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], coefficients: int) -> Tensor:
-        return kernels(x).table_grad(g, x, weights, pairs, coefficients)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        g, x, weights, pairs, _ = inputs
+    def forward(ctx, g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], coefficients: int) -> Tensor:
         ctx.save_for_backward(g, x, weights, *pairs)
+        return kernels(x).table_grad(g, x, weights, pairs, coefficients)
 
     @staticmethod
     def backward(ctx, table: Tensor) -> tuple[Tensor | None, ...]:
         g, x, weights, *pairs = ctx.saved_tensors
         pairs = Pairs(*pairs)
         return (
-            aggregate(x, weights, table, pairs) if _wanted(ctx, 0) else None,
-            aggregate(g, weights, table, pairs) if _wanted(ctx, 1) else None,
-            pair_dot(g, x, table, pairs) if _wanted(ctx, 2, geometry=True) else None,
+            aggregate(x, weights, table, pairs) if _wanted(ctx, 0, table) else None,
+            aggregate(g, weights, table, pairs) if _wanted(ctx, 1, table) else None,
+            pair_dot(g, x, table, pairs) if _wanted(ctx, 2, table, geometry=True) else None,
             None,
             None,
         )
 
 
-def _wanted(ctx, argument: int, geometry: bool = False) -> bool:
+def _wanted(ctx, argument: int, gradient: Tensor, geometry: bool = False) -> bool:
     """Whether anyone needs this gradient.
 
     `needs_input_grad` only tells whether someone might: the table requires a gradient in the force pass too, the
@@ -203,9 +191,9 @@ def _wanted(ctx, argument: int, geometry: bool = False) -> bool:
     """
     if not ctx.needs_input_grad[argument]:
         return False
-    node = ctx.next_functions[argument][0] if hasattr(ctx, "next_functions") else None
-    if node is None or torch.compiler.is_compiling():
+    if in_transform(gradient):
         return True
+    node = ctx.next_functions[argument][0]
     if geometry and not any(leaf.requires_grad for leaf in _leaves(node)):
         return False
     try:
@@ -237,7 +225,7 @@ def _register() -> None:
         "pair_dot": ("Tensor g, Tensor x, Tensor table, Tensor[] pairs", PairDot),
         "table_grad": ("Tensor g, Tensor x, Tensor weights, Tensor[] pairs, SymInt coefficients", TableGrad),
     }
-    shapes = {
+    shapes: dict[str, Callable[..., Tensor]] = {
         "aggregate": lambda x, weights, table, pairs: torch.empty_like(x),
         "pair_dot": lambda g, x, table, pairs: x.new_empty(len(pairs[0]), TAPS),
         "table_grad": lambda g, x, weights, pairs, coefficients: x.new_empty(coefficients, x.shape[1]),
@@ -245,9 +233,9 @@ def _register() -> None:
     for name, (arguments, function) in schemas.items():
         operator = f"pygschnet::{name}"
         torch.library.define(operator, f"({arguments}) -> Tensor")
-        torch.library.impl(operator, ["CPU", "CUDA"], _contiguous(function.forward))
-        torch.library.register_fake(operator, shapes[name])  # type: ignore[arg-type]
-        torch.library.register_autograd(operator, _listing(function.backward), setup_context=function.setup_context)
+        torch.library.impl(operator, ["CPU", "CUDA"], _computing(name))
+        torch.library.register_fake(operator, shapes[name])
+        torch.library.register_autograd(operator, _listing(function.backward), setup_context=_save)
 
 
 def _listing(backward):
@@ -259,8 +247,12 @@ def _listing(backward):
     return gradients
 
 
-def _contiguous(forward):
-    return lambda *arguments: forward(*arguments).contiguous()
+def _computing(name: str):
+    return lambda *arguments: getattr(kernels(arguments[0]), name)(*arguments).contiguous()
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:3], *inputs[3])
 
 
 _register()

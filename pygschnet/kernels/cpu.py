@@ -20,6 +20,7 @@ from pygschnet.kernels.spline import TAPS
 SOURCE = Path(__file__).with_name("convolution.c")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 REALS = {torch.float32: ("float", 16), torch.float64: ("double", 8)}  # and how many fill a vector
+ARGUMENTS = {"aggregate": (7, 6), "pair_dot": (7, 3), "table_grad": (7, 5), "ssp": (3, 2)}  # arrays and sizes
 WORTH_A_THREAD = 40_000  # products; fewer are done before a second thread has started
 
 _forked = False
@@ -54,11 +55,19 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
             with tempfile.TemporaryDirectory(dir=written) as temporary:  # several processes may be at it
                 subprocess.run([*command, f"{temporary}/{real}.so"], check=True, capture_output=True)
                 if written is None:  # for this process only
-                    return ctypes.CDLL(f"{temporary}/{real}.so")
+                    return _load(f"{temporary}/{real}.so")
                 os.replace(f"{temporary}/{real}.so", target)
-        return ctypes.CDLL(str(target))
+        return _load(str(target))
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _load(file: str) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(file)
+    for name, (arrays, sizes) in ARGUMENTS.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = [ctypes.c_void_p] * arrays + [ctypes.c_int64] * sizes, None
+    return loaded
 
 
 def _writable(folder: Path) -> Path | None:
@@ -81,50 +90,35 @@ def _processor() -> str:
 
 def aggregate(x: Tensor, weights: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
     """y_i = Σ_j x_j ∘ W_ij."""
-    (x, table), features = _whole_vectors(x, table)
+    features, (x, table), weights = x.shape[1], _whole_vectors(x, table), weights.contiguous()
     y = torch.empty_like(x)
-    threads, vectors = _share(len(weights) * x.shape[1] * TAPS, x)
-    _call(
-        "aggregate",
-        x,
-        weights.contiguous(),
-        table,
-        *pairs[:3],
-        y,
-        len(x),
-        len(weights),
-        x.shape[1],
-        len(table),
-        vectors,
-        threads,
-    )
-    return y[:, :features]
+    threads, vectors = _share(weights.numel() * x.shape[1], x)
+    _call("aggregate", (x, weights, table, *pairs[:3], y), *x.shape, len(weights), len(table), vectors, threads)
+    return y if x.shape[1] == features else y[:, :features]
 
 
 def pair_dot(g: Tensor, x: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
     """q_pm = Σ_f (g_i x_j + g_j x_i) C_{n(p)+m}."""
-    (g, x, table), _ = _whole_vectors(g, x, table)
+    g, x, table = _whole_vectors(g, x, table)
     q = x.new_empty(len(pairs[0]), TAPS)
-    _call("pair_dot", g, x, table, *pairs[:3], q, len(q), x.shape[1], threads_for(q.numel() * x.shape[1]))
+    _call("pair_dot", (g, x, table, *pairs[:3], q), x.shape[1], len(q), threads_for(q.numel() * x.shape[1]))
     return q
 
 
-def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], knots: int) -> Tensor:
+def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], coefficients: int) -> Tensor:
     """C̄_k = Σ_{n(p)+m=k} w_pm (g_i ∘ x_j + g_j ∘ x_i)."""
-    (g, x), features = _whole_vectors(g, x)
-    table = x.new_empty(knots, x.shape[1])
-    threads, vectors = _share(len(weights) * x.shape[1] * TAPS, x)
-    _call(
-        "table_grad", g, x, weights.contiguous(), *pairs[:3], table, len(weights), x.shape[1], knots, vectors, threads
-    )
-    return table[:, :features]
+    features, (g, x), weights = x.shape[1], _whole_vectors(g, x), weights.contiguous()
+    table = x.new_empty(coefficients, x.shape[1])
+    threads, vectors = _share(weights.numel() * x.shape[1], x)
+    _call("table_grad", (g, x, weights, *pairs[:3], table), x.shape[1], len(weights), coefficients, vectors, threads)
+    return table if x.shape[1] == features else table[:, :features]
 
 
 def ssp(x: Tensor) -> tuple[Tensor, Tensor]:
     """ssp(x) and its derivative."""
     x = x.contiguous()
     y, derivative = torch.empty_like(x), torch.empty_like(x)
-    _call("ssp", x, y, derivative, x.numel(), threads_for(8 * x.numel()))
+    _call("ssp", (x, y, derivative), x.numel(), threads_for(8 * x.numel()))
     return y, derivative
 
 
@@ -140,14 +134,11 @@ def _share(products: int, x: Tensor) -> tuple[int, int]:
     return threads, 2 if blocks % (2 * threads) == 0 else 1
 
 
-def _whole_vectors(*tensors: Tensor) -> tuple[list[Tensor], int]:
-    """The tensors with zeros added to the features up to a multiple of 64 bytes; how many features they had."""
-    features = tensors[0].shape[1]
-    missing = -features % REALS[tensors[0].dtype][1]
-    return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in tensors], features
+def _whole_vectors(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with zeros added to the features up to a multiple of 64 bytes."""
+    missing = -tensors[0].shape[1] % REALS[tensors[0].dtype][1]
+    return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in tensors]
 
 
-def _call(name: str, *arguments: Tensor | int) -> None:
-    real = next(tensor.dtype for tensor in arguments if isinstance(tensor, Tensor))
-    pointers = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments]
-    getattr(library(real), name)(*pointers)
+def _call(name: str, arrays: tuple[Tensor, ...], *sizes: int) -> None:
+    getattr(library(arrays[0].dtype), name)(*[array.data_ptr() for array in arrays], *sizes)

@@ -41,16 +41,13 @@ def _polynomials(order: int, dtype: torch.dtype, device: torch.device) -> Tensor
 
 class _Weights(torch.autograd.Function):
     @staticmethod
-    def forward(u: Tensor, order: int) -> Tensor:
+    def forward(ctx, u: Tensor, order: int) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.order = order
         square = u * u
         cube = square * u
         powers = torch.stack([torch.ones_like(u), u, square, cube, square * square, square * cube], dim=-1)
         return powers @ _polynomials(order, u.dtype, u.device)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.order = inputs[1]
 
     @staticmethod
     def backward(ctx, gradient):

@@ -89,13 +89,10 @@ def kept(table: Tensor, networks: Sequence[FilterNetwork], basis: GaussianBasis,
 
 class _Kept(torch.autograd.Function):
     @staticmethod
-    def forward(table: Tensor, remake: Callable[[], Tensor], *parameters: Tensor) -> Tensor:
+    def forward(ctx, table: Tensor, remake: Callable[[], Tensor], *parameters: Tensor) -> Tensor:
+        ctx.remake = remake
+        ctx.save_for_backward(*parameters)
         return table.view_as(table)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.remake = inputs[1]
-        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
