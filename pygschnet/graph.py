@@ -193,8 +193,9 @@ def check_atomic_numbers(z: Int[Tensor, "atoms"]) -> None:
     Raises:
         InputError: naming the first of them.
     """
-    wrong = z[(z < 1) | (z > MAX_Z)]
-    if len(wrong):
+    low, high = z.aminmax()
+    if low < 1 or high > MAX_Z:
+        wrong = z[(z < 1) | (z > MAX_Z)]
         raise InputError(f"atomic number {wrong[0]} is out of range: 1 (H) to {MAX_Z} ({chemical_symbols[MAX_Z]})")
 
 

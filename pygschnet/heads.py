@@ -121,8 +121,7 @@ class Atomwise(nn.Module):
         Raises:
             InputError: naming the element and those known.
         """
-        unknown = z[~self.elements.to(z.device)[z]]
-        if self.fitted and len(unknown):
+        if self.fitted and len(unknown := z[~self.elements.to(z.device)[z]]):
             known = ", ".join(chemical_symbols[number] for number in self.elements.nonzero().flatten().tolist())
             raise InputError(f"this model has not been trained on {chemical_symbols[unknown[0]]}, only on {known}")
 

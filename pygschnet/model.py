@@ -83,8 +83,9 @@ class AtomisticModel(nn.Module):
             return prediction
         return Prediction._make(tensor if tensor is None else tensor.detach() for tensor in prediction)
 
-    def _energies(self, data: Data) -> tuple[Tensor, Tensor]:
-        return self.head(self.representation(data), data.z, *molecule_index(data))
+    def _energies(self, data: Data, once: bool = False) -> tuple[Tensor, Tensor]:
+        features = self.representation.once(data) if once else self.representation(data)
+        return self.head(features, data.z, *molecule_index(data))
 
     def _derivatives(self, data: Data, forces: bool, stress: bool, differentiable: bool) -> Prediction:
         data = data.clone() if data.pos.is_inference() else copy.copy(data)
@@ -97,7 +98,7 @@ class AtomisticModel(nn.Module):
             strain = (inputs[1] + inputs[1].mT) / 2
             data.pos = pos + (pos.unsqueeze(1) @ strain[batch]).squeeze(1)
             data.cell = data.cell + data.cell @ strain
-        energy, atomic_energies = self._energies(data)
+        energy, atomic_energies = self._energies(data, once=not differentiable)
         gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable, materialize_grads=True)
         for leaf in inputs:
             if leaf is not given:  # nobody else can ask for its gradient: spares a third of the kernels in training

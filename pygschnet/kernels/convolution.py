@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
-from pygschnet.kernels import cpu, reference
+from pygschnet.kernels import cpu, cuda, reference
 from pygschnet.kernels.activation import in_transform
 from pygschnet.kernels.spline import TAPS
 
@@ -64,11 +64,15 @@ def make_pairs(
         coefficients: length of the table.
     """
     first, second, interval = first.int(), second.int(), interval.int()
+    if available(first.device, torch.float32) and first.is_cuda:
+        return Pairs(first, second, interval, cuda.sort(first, second, interval, atoms, coefficients))
     return Pairs(first, second, interval, first.new_empty(0))
 
 
 def available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether there are fused kernels for tensors of this kind; `reference` serves all others."""
+    if device.type == "cuda":
+        return dtype in cuda.REALS and cuda.available(device)
     return device.type == "cpu" and cpu.library(dtype) is not None
 
 
@@ -118,7 +122,9 @@ def table_grad(
 
 def kernels(x: Tensor):
     """The module whose kernels compute with tensors such as x."""
-    return cpu if available(x.device, x.dtype) else reference
+    if not available(x.device, x.dtype):
+        return reference
+    return cuda if x.is_cuda else cpu
 
 
 class Aggregate(Function):

@@ -17,10 +17,17 @@ from torch import Tensor
 
 from pygschnet.kernels.spline import TAPS
 
-SOURCE = Path(__file__).with_name("convolution.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("convolution.c", "interactions.c")]
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 REALS = {torch.float32: ("float", 16), torch.float64: ("double", 8)}  # and how many fill a vector
-ARGUMENTS = {"aggregate": (7, 6), "pair_dot": (7, 3), "table_grad": (7, 5), "ssp": (3, 2)}  # arrays and sizes
+ARGUMENTS = {  # how many arrays and sizes
+    "aggregate": (7, 6),
+    "pair_dot": (7, 3),
+    "table_grad": (7, 5),
+    "ssp": (3, 2),
+    "interactions": (13, 6),
+    "interactions_backward": (13, 6),
+}
 WORTH_A_THREAD = 40_000  # products; fewer are done before a second thread has started
 
 _forked = False
@@ -45,8 +52,8 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     if dtype not in REALS or shutil.which(compiler[0]) is None or os.name != "posix":
         return None
     real = REALS[dtype][0]
-    command = [*compiler, *FLAGS, f"-DREAL={real}", str(SOURCE), "-o"]
-    key = hashlib.sha256(" ".join([*command, _processor()]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    command = [*compiler, *FLAGS, f"-DREAL={real}", *map(str, SOURCES), "-o"]
+    key = hashlib.sha256(" ".join([*command, _processor()]).encode() + _source()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pygschnet" / "kernels"
     target = folder / f"{real}-{key}.so"
     try:
@@ -79,6 +86,10 @@ def _writable(folder: Path) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
+def _source() -> bytes:
+    return b"".join(source.read_bytes() for source in SOURCES)
+
+
 def _processor() -> str:
     try:
         return next(
@@ -93,7 +104,7 @@ def aggregate(x: Tensor, weights: Tensor, table: Tensor, pairs: Sequence[Tensor]
     features, (x, table), weights = x.shape[1], _whole_vectors(x, table), weights.contiguous()
     y = torch.empty_like(x)
     threads, vectors = _share(weights.numel() * x.shape[1], x)
-    _call("aggregate", (x, weights, table, *pairs[:3], y), *x.shape, len(weights), len(table), vectors, threads)
+    call("aggregate", (x, weights, table, *pairs[:3], y), *x.shape, len(weights), len(table), vectors, threads)
     return y if x.shape[1] == features else y[:, :features]
 
 
@@ -101,7 +112,7 @@ def pair_dot(g: Tensor, x: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Te
     """q_pm = Σ_f (g_i x_j + g_j x_i) C_{n(p)+m}."""
     g, x, table = _whole_vectors(g, x, table)
     q = x.new_empty(len(pairs[0]), TAPS)
-    _call("pair_dot", (g, x, table, *pairs[:3], q), x.shape[1], len(q), threads_for(q.numel() * x.shape[1]))
+    call("pair_dot", (g, x, table, *pairs[:3], q), x.shape[1], len(q), threads_for(q.numel() * x.shape[1]))
     return q
 
 
@@ -110,7 +121,7 @@ def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], c
     features, (g, x), weights = x.shape[1], _whole_vectors(g, x), weights.contiguous()
     table = x.new_empty(coefficients, x.shape[1])
     threads, vectors = _share(weights.numel() * x.shape[1], x)
-    _call("table_grad", (g, x, weights, *pairs[:3], table), x.shape[1], len(weights), coefficients, vectors, threads)
+    call("table_grad", (g, x, weights, *pairs[:3], table), x.shape[1], len(weights), coefficients, vectors, threads)
     return table if x.shape[1] == features else table[:, :features]
 
 
@@ -118,7 +129,7 @@ def ssp(x: Tensor) -> tuple[Tensor, Tensor]:
     """ssp(x) and its derivative."""
     x = x.contiguous()
     y, derivative = torch.empty_like(x), torch.empty_like(x)
-    _call("ssp", (x, y, derivative), x.numel(), threads_for(8 * x.numel()))
+    call("ssp", (x, y, derivative), x.numel(), threads_for(8 * x.numel()))
     return y, derivative
 
 
@@ -140,5 +151,6 @@ def _whole_vectors(*tensors: Tensor) -> list[Tensor]:
     return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in tensors]
 
 
-def _call(name: str, arrays: tuple[Tensor, ...], *sizes: int) -> None:
+def call(name: str, arrays: tuple[Tensor, ...], *sizes: int) -> None:
+    """Call a kernel with arrays, all of them contiguous, and sizes."""
     getattr(library(arrays[0].dtype), name)(*[array.data_ptr() for array in arrays], *sizes)

@@ -79,15 +79,15 @@ def tabulate(
     return (_interpolation(knots.number, weight.device) @ _filters(networks, basis, knots)).to(weight.dtype)
 
 
-def kept(table: Tensor, networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots) -> Tensor:
+def remembered(table: Tensor, networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots) -> Tensor:
     """A table made earlier, from the present weights; made anew only if gradients of the weights are asked for."""
     parameters = [parameter for network in networks for parameter in network.parameters()]
     if not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)):
         return table
-    return _Kept.apply(table, lambda: tabulate(networks, basis, knots), *parameters)
+    return _Remembered.apply(table, lambda: tabulate(networks, basis, knots), *parameters)
 
 
-class _Kept(torch.autograd.Function):
+class _Remembered(torch.autograd.Function):
     @staticmethod
     def forward(ctx, table: Tensor, remake: Callable[[], Tensor], *parameters: Tensor) -> Tensor:
         ctx.remake = remake

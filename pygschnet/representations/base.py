@@ -21,3 +21,7 @@ class Representation(nn.Module, ABC):
     @abstractmethod
     def forward(self, data: Data) -> Float[Tensor, "atoms features"]:
         """The features of every atom of `data`, which is not changed."""
+
+    def once(self, data: Data) -> Float[Tensor, "atoms features"]:
+        """The same features, for a caller who will differentiate them once, with respect to positions and cell only."""
+        return self(data)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,13 +10,23 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from pygschnet.graph import MAX_Z, edge_distances, unique_pairs
-from pygschnet.kernels import available, make_pairs
+from pygschnet.kernels import Pairs, available, make_pairs
 from pygschnet.kernels.activation import in_transform
+from pygschnet.kernels.interactions import ATOMS, PAIRS, Interactions, Packed, pack
 from pygschnet.kernels.spline import locate, spline_weights
-from pygschnet.nn import Cutoff, FilterNetwork, GaussianBasis, InteractionBlock
+from pygschnet.nn import CFConv, Cutoff, FilterNetwork, GaussianBasis, InteractionBlock
 from pygschnet.nn.cutoff import Form
-from pygschnet.nn.table import Knots, TabulatedFilters, accurate_enough, kept, tabulate
+from pygschnet.nn.table import Knots, TabulatedFilters, accurate_enough, remembered, tabulate
 from pygschnet.representations.base import Representation
+
+
+class Kept(NamedTuple):
+    """What is kept in evaluation: tables and dense layers, and the state of the weights they were made from."""
+
+    state: Any
+    tables: Tensor | None
+    packed: Packed | None
+
 
 WORTH_A_TABLE = 400
 """Pairs from which on training a table takes less time than training filters pair by pair."""
@@ -70,7 +80,8 @@ class SchNet(Representation):
         self.filter_final_activation, self.embedding_std = filter_final_activation, embedding_std
         self.filters_from = filters_from
 
-        self._kept: tuple[Any, Tensor | None] | None = None  # a table, and what it was made from
+        self._kept: Kept | None = None
+        self._watch: Watch | None = None
         self.embedding = nn.Embedding(MAX_Z + 1, features)  # row 0 belongs to no element
         nn.init.normal_(self.embedding.weight, std=embedding_std)
         self.basis = GaussianBasis(gaussian_start, gaussian_stop, gaussians, gamma)
@@ -116,17 +127,37 @@ class SchNet(Representation):
             distances: in Å.
             atoms: how many atoms there are.
         """
+        splines = self._splines(index, distances, atoms)
+        if splines is None:
+            return None
+        weights, tables, pairs = splines
+        return [TabulatedFilters(weights, table, pairs) for table in tables.unbind()]
+
+    def once(self, data: Data) -> Float[Tensor, "atoms features"]:
+        if self.training or self.filters_from != "auto" or len(data.z) > ATOMS:
+            return self(data)
+        x, (index, distances, both_ways) = self.embedding.weight[data.z], unique_pairs(data)
+        if both_ways and len(distances) <= PAIRS and self._tabulates(x, len(distances)):
+            splines = self._splines(index, distances, len(x), constant=True)
+            if splines is not None and self._kept is not None and self._kept.packed is not None:
+                weights, tables, pairs = splines
+                return Interactions.apply(x.detach(), weights, tables, pairs, self._kept.packed)
+        return self(data)
+
+    def _splines(
+        self, index: Tensor, distances: Tensor, atoms: int, constant: bool = False
+    ) -> tuple[Tensor, Tensor, Pairs] | None:
+        """Weights of the pairs, tables of all blocks, and pairs."""
         dtype = self.embedding.weight.dtype
         knots = self._knots(distances)
-        tables = self._tables(knots)
+        tables = self._tables(knots, constant)
         if tables is None:
             return None
         interval, u = locate(distances, knots.spacing, knots.first, tables.shape[1])
         weights = spline_weights(u.to(dtype))
         if self.cutoff_form != "none":
             weights = weights * self.envelope(distances.to(dtype)).unsqueeze(-1)
-        pairs = make_pairs(index[1], index[0], interval, atoms, tables.shape[1])
-        return [TabulatedFilters(weights, table, pairs) for table in tables.unbind()]
+        return weights, tables, make_pairs(index[1], index[0], interval, atoms, tables.shape[1])
 
     def _knots(self, distances: Tensor) -> Knots:
         """Knots for these distances; for all that may occur where reading numbers is slow or the table is kept."""
@@ -141,23 +172,26 @@ class SchNet(Representation):
             return Knots.between(min(shortest, longest), longest, self.basis)
         return Knots.between(0.0, 2.0 * math.ceil(longest / 2.0), self.basis)
 
-    def _tables(self, knots: Knots) -> Float[Tensor, "interactions coefficients filters"] | None:
+    def _tables(self, knots: Knots, constant: bool = False) -> Float[Tensor, "blocks coefficients filters"] | None:
         """The coefficients; in evaluation they are checked, and kept until the weights change."""
         networks: Any = list(self.filter_networks)
-        basis = self.basis
         if self.training or in_transform(self.embedding.weight):
-            return tabulate(networks, basis, knots)
-        state = (knots, [(parameter.data_ptr(), parameter._version) for parameter in self.filter_networks.parameters()])
-        found = self._kept  # another thread may replace it
-        if found is None or found[0] != state:
+            return tabulate(networks, self.basis, knots)
+        if self._watch is None:
+            self._watch = Watch(self)
+        state, kept = (knots, self._watch.state()), self._kept  # which another thread may replace
+        if kept is None or kept.state != state:
             with torch.inference_mode(False), torch.no_grad():
-                accurate = self.filters_from == "table" or accurate_enough(networks, basis, knots)
-                found = self._kept = state, tabulate(networks, basis, knots) if accurate else None
-        return None if found[1] is None else kept(found[1], networks, basis, knots)
+                accurate = self.filters_from == "table" or accurate_enough(networks, self.basis, knots)
+                tables = tabulate(networks, self.basis, knots) if accurate else None
+                kept = self._kept = Kept(state, tables, _pack(self.blocks))
+        if kept.tables is None or constant:
+            return kept.tables
+        return remembered(kept.tables, networks, self.basis, knots)
 
     def train(self, mode: bool = True) -> "SchNet":
         """Switch between training and evaluation, for which tables of filters are kept."""
-        self._kept = None
+        self._kept = self._watch = None
         return super().train(mode)
 
     def filters_at(self, distances: Float[Tensor, "pairs"]) -> Iterator[Float[Tensor, "pairs filters"]]:
@@ -167,3 +201,44 @@ class SchNet(Representation):
         for network in self.filter_networks:
             filters = network(expansion, reach)
             yield filters if self.cutoff_form == "none" else filters * envelope
+
+
+class Watch:
+    """Tells whether a module has changed: its weights, its layers, or whether somebody observes them.
+
+    By hand, and from a list, because walking through `parameters()` takes longer than a small molecule.
+    """
+
+    def __init__(self, module: nn.Module):
+        modules = list(module.modules())
+        self.children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        self.weights = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
+        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+
+    def state(self) -> list[Any]:
+        """Equal to an earlier one if nothing has changed since."""
+        weights = [parameters[name] for parameters, name in self.weights]
+        return [
+            [weight.data_ptr() for weight in weights],
+            [weight._version for weight in weights],
+            all(modules.get(name) is child for modules, name, child in self.children),
+            any(self.hooks),
+        ]
+
+
+def _pack(blocks: nn.ModuleList) -> Packed | None:
+    """The dense layers for `Interactions`, unless somebody has changed or observes them."""
+    plain = [nn.Linear, CFConv, nn.Linear, nn.Linear]
+    if any(
+        type(block) is not InteractionBlock or [type(part) for part in block.children()] != plain for block in blocks
+    ):
+        return None
+    if any(layer._forward_hooks or layer._forward_pre_hooks for layer in blocks.modules()):
+        return None
+    layers: list[Any] = list(blocks)
+    return pack(
+        [block.in2f.weight for block in layers],
+        [block.f2out.weight for block in layers],
+        [block.dense.weight for block in layers],
+        [torch.cat([block.f2out.bias, block.dense.bias]).detach() for block in layers],
+    )
