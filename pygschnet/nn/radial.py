@@ -1,6 +1,7 @@
 """The expansion of distances in Gaussians."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -53,13 +54,21 @@ class GaussianBasis(nn.Module):
         """e_k(d) for all k, or for those in `reach`."""
         return gaussian_basis(distances, self.centres[reach], self.gamma)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianBasis":
+        """Move or cast, without keeping the rounding of an earlier cast to a lower precision."""
+        super()._apply(fn, recurse)
+        self.centres = torch.linspace(self.start, self.stop, self.count).to(self.centres)
+        return self
+
     def reach(self, distances: Float[Tensor, "edges"]) -> slice:
         """The Gaussians that any of the distances feels: all others are below rounding."""
         if len(distances) == 0:
             return slice(0, 0)
-        distances = distances.detach()
+        shortest, longest = (float(end) for end in distances.detach().aminmax())
+        if not math.isfinite(longest):
+            return slice(None)
         width = math.sqrt(-math.log(torch.finfo(distances.dtype).eps / 16) / self.gamma)
         spacing = (self.stop - self.start) / (self.count - 1)
-        first = math.floor((float(distances.min()) - width - self.start) / spacing)
-        last = math.ceil((float(distances.max()) + width - self.start) / spacing)
+        first = math.floor((shortest - width - self.start) / spacing)
+        last = math.ceil((longest + width - self.start) / spacing)
         return slice(max(first, 0), max(last + 1, 0))

@@ -1,12 +1,13 @@
 """SchNet."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch_geometric.data import Data
 
 from pygschnet.graph import MAX_Z, edge_distances, unique_pairs
@@ -167,7 +168,9 @@ class SchNet(Representation):
         if self.cutoff is not None and not self.training:
             return Knots.between(0.0, self.cutoff, self.basis)
         shortest, longest = (float(end) for end in distances.detach().aminmax())
-        longest = min(longest, reach) if math.isfinite(longest) else reach
+        if not math.isfinite(longest):
+            shortest, longest = 0.0, reach
+        longest = min(longest, reach)
         if self.training:
             return Knots.between(min(shortest, longest), longest, self.basis)
         return Knots.between(0.0, 2.0 * math.ceil(longest / 2.0), self.basis)
@@ -194,6 +197,11 @@ class SchNet(Representation):
         self._kept = self._watch = None
         return super().train(mode)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SchNet":
+        """Move or cast; tables kept so far are of other weights then."""
+        self._kept = self._watch = None
+        return super()._apply(fn, recurse)
+
     def filters_at(self, distances: Float[Tensor, "pairs"]) -> Iterator[Float[Tensor, "pairs filters"]]:
         """W(d) of each interaction block, the cutoff function included."""
         reach = self.basis.reach(distances)
@@ -206,10 +214,17 @@ class SchNet(Representation):
 class Watch:
     """Tells whether a module has changed: its weights, its layers, or whether somebody observes them.
 
-    By hand, and from a list, because walking through `parameters()` takes longer than a small molecule.
+    By hand, and from a list, because walking through `parameters()` takes longer than a small molecule. Not seen are
+    changes in place of a parameter's `.data`, which PyTorch does not count; `train()` and `eval()` drop what is kept.
     """
 
+    steps = 0
+    """Of all optimisers: the fused ones change weights in place without PyTorch's counting it."""
+
     def __init__(self, module: nn.Module):
+        global _counting
+        if not _counting:
+            _counting = register_optimizer_step_post_hook(_count)
         modules = list(module.modules())
         self.children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
         self.weights = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
@@ -219,11 +234,19 @@ class Watch:
         """Equal to an earlier one if nothing has changed since."""
         weights = [parameters[name] for parameters, name in self.weights]
         return [
+            Watch.steps,
             [weight.data_ptr() for weight in weights],
             [weight._version for weight in weights],
             all(modules.get(name) is child for modules, name, child in self.children),
             any(self.hooks),
         ]
+
+
+_counting: Any = None
+
+
+def _count(*_: Any) -> None:
+    Watch.steps += 1
 
 
 def _pack(blocks: nn.ModuleList) -> Packed | None:
