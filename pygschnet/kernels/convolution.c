@@ -5,7 +5,6 @@
    what is summed: every sum is taken by one thread in the order of the pairs, so the bits do not depend on how many there are.
 */
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define TAPS 6
@@ -56,19 +55,13 @@ typedef struct {
 INLINE void aggregate_block(const Job *job, int64_t f, const int V) {
     const int64_t F = job->features;
     const REAL *x = job->x + f, *table = job->table + f;
-    REAL *y = job->out + f, *columns = NULL;
-    int64_t stride = F;
-    if (job->pairs > job->knots && (columns = malloc(job->knots * V * 64))) { /* small enough for the nearest cache */
-        stride = V * LANES;
-        for (int64_t k = 0; k < job->knots; k++) memcpy(columns + k * stride, table + k * F, V * 64);
-        table = columns;
-    }
+    REAL *y = job->out + f;
     for (int64_t i = 0; i < job->atoms; i++) memset(y + i * F, 0, V * 64);
     int64_t row = -1;
     vec xi[V], yi[V];
     for (int64_t p = 0; p < job->pairs; p++) {
         const int64_t i = job->first[p], j = job->second[p];
-        const REAL *w = job->weights + TAPS * p, *c = table + job->interval[p] * stride;
+        const REAL *w = job->weights + TAPS * p, *c = table + job->interval[p] * F;
         if (i != row) {
             for (int v = 0; v < V; v++) {
                 if (row >= 0) store(y + row * F + v * LANES, yi[v]);
@@ -79,7 +72,7 @@ INLINE void aggregate_block(const Job *job, int64_t f, const int V) {
         vec filter[V];
         for (int v = 0; v < V; v++) filter[v] = w[0] * load(c + v * LANES);
         for (int m = 1; m < TAPS; m++)
-            for (int v = 0; v < V; v++) filter[v] += w[m] * load(c + m * stride + v * LANES);
+            for (int v = 0; v < V; v++) filter[v] += w[m] * load(c + m * F + v * LANES);
         for (int v = 0; v < V; v++) {
             if (i == j) { /* an atom and its own image */
                 yi[v] += 2 * filter[v] * xi[v];
@@ -92,7 +85,6 @@ INLINE void aggregate_block(const Job *job, int64_t f, const int V) {
     }
     if (row >= 0)
         for (int v = 0; v < V; v++) store(y + row * F + v * LANES, yi[v]);
-    free(columns);
 }
 
 static void aggregate_body(void *argument) {
@@ -100,7 +92,8 @@ static void aggregate_body(void *argument) {
     int64_t begin, end, width = job->vectors * LANES;
     share(job->features / width, &begin, &end);
     for (int64_t block = begin; block < end; block++)
-        if (job->vectors == 2) aggregate_block(job, block * width, 2);
+        if (job->vectors == 4) aggregate_block(job, block * width, 4);
+        else if (job->vectors == 2) aggregate_block(job, block * width, 2);
         else aggregate_block(job, block * width, 1);
 }
 
@@ -137,22 +130,20 @@ void pair_dot(const REAL *g, const REAL *x, const REAL *table, const int32_t *fi
 
 /* C̄_k = Σ_{p, m: n(p) + m = k} w_pm (g_i ∘ x_j + g_j ∘ x_i) for the features f … f + V·LANES. */
 INLINE void table_grad_block(const Job *job, int64_t f, const int V) {
-    const int64_t F = job->features, stride = V * LANES;
+    const int64_t F = job->features;
     const REAL *g = job->g + f, *x = job->x + f;
-    REAL *columns = calloc(job->knots, V * 64), *out = job->out + f;
-    if (!columns) abort();
+    REAL *table = job->out + f;
+    for (int64_t k = 0; k < job->knots; k++) memset(table + k * F, 0, V * 64);
     for (int64_t p = 0; p < job->pairs; p++) {
         const int64_t i = job->first[p] * F, j = job->second[p] * F;
         const REAL *w = job->weights + TAPS * p;
-        REAL *c = columns + job->interval[p] * stride;
+        REAL *c = table + job->interval[p] * F;
         for (int v = 0; v < V; v++) {
             const int64_t l = v * LANES;
             vec s = load(g + i + l) * load(x + j + l) + load(g + j + l) * load(x + i + l);
-            for (int m = 0; m < TAPS; m++) store(c + m * stride + l, load(c + m * stride + l) + w[m] * s);
+            for (int m = 0; m < TAPS; m++) store(c + m * F + l, load(c + m * F + l) + w[m] * s);
         }
     }
-    for (int64_t k = 0; k < job->knots; k++) memcpy(out + k * F, columns + k * stride, V * 64);
-    free(columns);
 }
 
 static void table_grad_body(void *argument) {
@@ -160,7 +151,8 @@ static void table_grad_body(void *argument) {
     int64_t begin, end, width = job->vectors * LANES;
     share(job->features / width, &begin, &end);
     for (int64_t block = begin; block < end; block++)
-        if (job->vectors == 2) table_grad_block(job, block * width, 2);
+        if (job->vectors == 4) table_grad_block(job, block * width, 4);
+        else if (job->vectors == 2) table_grad_block(job, block * width, 2);
         else table_grad_block(job, block * width, 1);
 }
 

@@ -142,7 +142,7 @@ def _share(products: int, x: Tensor) -> tuple[int, int]:
     """How many threads, and how many vectors of features each of them takes at a time."""
     blocks = x.shape[1] // REALS[x.dtype][1]
     threads = min(threads_for(products), blocks)
-    return threads, 2 if blocks % (2 * threads) == 0 else 1
+    return threads, next(vectors for vectors in (4, 2, 1) if blocks % (vectors * threads) == 0 or vectors == 1)
 
 
 def _whole_vectors(*tensors: Tensor) -> list[Tensor]:
