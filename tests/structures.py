@@ -16,8 +16,9 @@ from pygschnet.export import PRESETS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
-MODELS = (*PRESETS, "short")
-"""The presets, and a small model whose cutoff is shorter than most molecules, with a smooth cutoff function."""
+MODELS = (*PRESETS, "short", "table")
+"""The presets; a small model whose cutoff is shorter than most molecules, with a smooth cutoff function; the
+last takes its filters from a table, which float64 does not do by itself."""
 
 
 def make_model(name: str) -> AtomisticModel:
@@ -28,7 +29,8 @@ def make_model(name: str) -> AtomisticModel:
         )
         model = AtomisticModel(representation, Atomwise(16, references={"H": -13.6, "C": -1029.0}))
     else:
-        model = pygschnet.preset(name)
+        model = pygschnet.preset("schnetpack" if name == "table" else name)
+        model.representation.filters_from = "table" if name == "table" else "auto"
     return randomise(model).double().eval()
 
 

@@ -16,6 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import pygschnet.kernels.convolution as convolution
 from pygschnet.kernels import aggregate, cpu, make_pairs, pair_dot, reference, shifted_softplus, table_grad
 from pygschnet.kernels.spline import TAPS, interpolation, locate, spline_weights
+from pygschnet.nn import Cutoff
 
 compiled = pytest.mark.skipif(cpu.library(torch.float32) is None, reason="no C compiler")
 
@@ -277,3 +278,58 @@ def test_shifted_softplus_of_anything():
     transposed = torch.randn(5, 7, dtype=torch.float64).T
     assert torch.equal(shifted_softplus(transposed), shifted_softplus(transposed.contiguous()))
     assert torch.func.vmap(torch.func.grad(lambda v: shifted_softplus(v)))(torch.zeros(3)).tolist() == [0.5] * 3
+
+
+def test_compiled_and_exported():
+    """Out of this process, whose checks of types torch.compile cannot follow."""
+    script = """
+import sys, torch
+sys.path.insert(0, ".")
+from tests.test_kernels import system
+from pygschnet.kernels import Pairs, aggregate, pair_dot, shifted_softplus, table_grad
+
+g, x, w, c, p = system(features=16)
+
+def everything(g, x, w, c, first, second, interval, order):
+    pairs = Pairs(first, second, interval, order)
+    y = shifted_softplus(aggregate(x, w, c, pairs))
+    return y, pair_dot(g, y, c, pairs), table_grad(g, y, w, pairs, 11)
+
+def gradients(function):
+    return torch.autograd.grad(sum(result.square().sum() for result in function(g, x, w, c, *p)), (g, x, w, c))
+
+compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
+for ours, theirs in zip(gradients(compiled), gradients(everything), strict=True):
+    torch.testing.assert_close(ours, theirs)
+
+class Module(torch.nn.Module):
+    def forward(self, *arguments):
+        return everything(*arguments)
+
+with torch.no_grad():
+    program = torch.export.export(Module(), (g, x, w, c, *p))
+    assert "pygschnet.aggregate" in str(program.graph)
+    for ours, theirs in zip(program.module()(g, x, w, c, *p), everything(g, x, w, c, *p), strict=True):
+        torch.testing.assert_close(ours, theirs)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=300)
+
+
+@compiled
+@pytest.mark.parametrize("form", ["none", "hard", "cosine"])
+def test_weights_of_pairs(form):
+    """The kernel against the steps that it replaces, beyond the cutoff and outside the table too."""
+    cutoff = Cutoff(2.0, form)
+    distances = torch.cat([torch.linspace(0.3, 2.6, 300), torch.tensor([2.0, 0.5])]).double().requires_grad_()
+    interval, u = locate(distances, 0.05, 4, 40)
+    expected = spline_weights(u) * cutoff(distances).unsqueeze(-1)
+    scales = torch.tensor([0.05, torch.inf if form == "none" else 2.0], dtype=torch.float64)
+    weights, found = cpu.PairWeights.apply(distances, scales, 4, 40, form == "cosine")
+    assert torch.equal(found, interval)
+    torch.testing.assert_close(weights, expected, rtol=1e-11, atol=1e-13)
+    towards = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (torch.autograd.grad(w, distances, towards)[0] for w in (weights, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    strange = torch.tensor([float("nan"), float("inf"), -1.0])
+    weights, found = cpu.PairWeights.apply(strange, scales.float(), 4, 40, form == "cosine")
+    assert weights[0].isnan().all() and found.min() >= 0 and found.max() <= 34

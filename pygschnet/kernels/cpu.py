@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pygschnet.kernels.spline import TAPS
 
@@ -25,6 +26,7 @@ ARGUMENTS = {  # how many arrays and sizes
     "pair_dot": (7, 3),
     "table_grad": (7, 5),
     "ssp": (3, 2),
+    "splines": (5, 5),
     "interactions": (13, 6),
     "interactions_backward": (13, 6),
 }
@@ -60,7 +62,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
         if not target.exists():
             written = _writable(folder)
             with tempfile.TemporaryDirectory(dir=written) as temporary:  # several processes may be at it
-                subprocess.run([*command, f"{temporary}/{real}.so"], check=True, capture_output=True)
+                subprocess.run([*command, f"{temporary}/{real}.so", "-lm"], check=True, capture_output=True)
                 if written is None:  # for this process only
                     return _load(f"{temporary}/{real}.so")
                 os.replace(f"{temporary}/{real}.so", target)
@@ -131,6 +133,38 @@ def ssp(x: Tensor) -> tuple[Tensor, Tensor]:
     y, derivative = torch.empty_like(x), torch.empty_like(x)
     call("ssp", (x, y, derivative), x.numel(), threads_for(8 * x.numel()))
     return y, derivative
+
+
+class PairWeights(torch.autograd.Function):
+    """Spline weights times the cutoff function, with an analytic derivative, which is a constant; and the intervals.
+
+    What `spline.locate`, `spline.spline_weights` and the cutoff functions "none", "hard" and "cosine" do together.
+
+    Args:
+        distances: d, in Å.
+        scales: the spacing h and the cutoff radius, infinite if there is none, in Å, in the precision of d.
+        first: which multiple of the spacing the first knot is.
+        coefficients: length of the table.
+        cosine: whether the cutoff function is the cosine.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, distances: Tensor, scales: Tensor, first: int, coefficients: int, cosine: bool
+    ) -> tuple[Tensor, Tensor]:
+        distances = distances.contiguous()
+        weights, slopes = distances.new_empty(2, len(distances), TAPS).unbind()
+        interval = torch.empty_like(distances, dtype=torch.int32)
+        sizes = (len(distances), first, coefficients - TAPS, int(cosine), threads_for(20 * len(distances)))
+        call("splines", (distances, scales, weights, slopes, interval), *sizes)
+        ctx.save_for_backward(slopes)
+        ctx.mark_non_differentiable(interval)
+        return weights, interval
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.linalg.vecdot(gradient, ctx.saved_tensors[0]), None, None, None, None
 
 
 def threads_for(products: int) -> int:

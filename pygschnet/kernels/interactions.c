@@ -35,9 +35,15 @@ static void matrix_product(const REAL *x, const REAL *panels, const REAL *bias, 
                            int64_t out) {
     for (int64_t column = 0; column < out; column += 2 * LANES, panels += 2 * LANES * in) {
         const REAL *b = bias ? bias + column : bias;
-        int64_t n = 0;
-        for (; n + 4 <= atoms; n += 4) rows(x + n * in, panels, b, add, y + n * out + column, in, out, 4);
-        for (; n < atoms; n++) rows(x + n * in, panels, b, add, y + n * out + column, in, out, 1);
+        for (int64_t n = 0, left = atoms; left > 0; n = atoms - left) {
+            const REAL *from = x + n * in;
+            REAL *to = y + n * out + column;
+            if (left == 4 || left > 5) rows(from, panels, b, add, to, in, out, 4), left -= 4;
+            else if (left == 5) rows(from, panels, b, add, to, in, out, 5), left -= 5;
+            else if (left == 3) rows(from, panels, b, add, to, in, out, 3), left -= 3;
+            else if (left == 2) rows(from, panels, b, add, to, in, out, 2), left -= 2;
+            else rows(from, panels, b, add, to, in, out, 1), left -= 1;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch_geometric.data import Data
 
 from pygschnet.graph import MAX_Z, edge_distances, unique_pairs
-from pygschnet.kernels import Pairs, available, make_pairs
+from pygschnet.kernels import Pairs, available, cpu, make_pairs
 from pygschnet.kernels.activation import in_transform
 from pygschnet.kernels.interactions import ATOMS, PAIRS, Interactions, Packed, pack
 from pygschnet.kernels.spline import locate, spline_weights
@@ -135,15 +135,20 @@ class SchNet(Representation):
         return [TabulatedFilters(weights, table, pairs) for table in tables.unbind()]
 
     def once(self, data: Data) -> Float[Tensor, "atoms features"]:
-        if self.training or self.filters_from != "auto" or len(data.z) > ATOMS:
+        index, distances, both_ways = unique_pairs(data)
+        x = self.embedding.weight.detach()[data.z]
+        if self.training or not (both_ways and self._tabulates(x, len(distances))):
             return self(data)
-        x, (index, distances, both_ways) = self.embedding.weight[data.z], unique_pairs(data)
-        if both_ways and len(distances) <= PAIRS and self._tabulates(x, len(distances)):
-            splines = self._splines(index, distances, len(x), constant=True)
-            if splines is not None and self._kept is not None and self._kept.packed is not None:
-                weights, tables, pairs = splines
-                return Interactions.apply(x.detach(), weights, tables, pairs, self._kept.packed)
-        return self(data)
+        splines = self._splines(index, distances, len(x), constant=True)
+        if splines is None:
+            return self(data)
+        weights, tables, pairs = splines
+        kept = self._kept
+        if kept is not None and kept.packed is not None and len(x) <= ATOMS and len(distances) <= PAIRS:
+            return Interactions.apply(x, weights, tables, pairs, kept.packed)
+        for block, table in zip(self.blocks, tables, strict=True):
+            x = x + block(x, index, TabulatedFilters(weights, table, pairs), both_ways)
+        return x
 
     def _splines(
         self, index: Tensor, distances: Tensor, atoms: int, constant: bool = False
@@ -154,10 +159,17 @@ class SchNet(Representation):
         tables = self._tables(knots, constant)
         if tables is None:
             return None
-        interval, u = locate(distances, knots.spacing, knots.first, tables.shape[1])
-        weights = spline_weights(u.to(dtype))
-        if self.cutoff_form != "none":
-            weights = weights * self.envelope(distances.to(dtype)).unsqueeze(-1)
+        if constant and distances.device.type == "cpu" and self.cutoff_form in ("none", "hard", "cosine"):
+            cutoff = math.inf if self.cutoff is None or self.cutoff_form == "none" else self.cutoff
+            scales = distances.new_tensor([knots.spacing, cutoff])
+            cosine = self.cutoff_form == "cosine"
+            weights, interval = cpu.PairWeights.apply(distances, scales, knots.first, tables.shape[1], cosine)
+            weights = weights.to(dtype)
+        else:
+            interval, u = locate(distances, knots.spacing, knots.first, tables.shape[1])
+            weights = spline_weights(u.to(dtype))
+            if self.cutoff_form != "none":
+                weights = weights * self.envelope(distances.to(dtype)).unsqueeze(-1)
         return weights, tables, make_pairs(index[1], index[0], interval, atoms, tables.shape[1])
 
     def _knots(self, distances: Tensor) -> Knots:
