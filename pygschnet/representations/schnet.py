@@ -110,10 +110,10 @@ class SchNet(Representation):
     def _tabulates(self, x: Tensor, pairs: int) -> bool:
         """Whether filters are taken from a table.
 
-        Not in float64, whose digits a table does not have, nor for so few pairs that training them costs less than
-        training a table.
+        Not in float64, whose digits a table does not have; not for so few pairs that training them costs less than
+        training a table; and not under the transforms of torch.func.
         """
-        if self.filters_from != "auto":
+        if self.filters_from != "auto" or torch._C._are_functorch_transforms_active():
             return self.filters_from == "table"
         worthwhile = pairs >= WORTH_A_TABLE if self.training else pairs > 0
         return worthwhile and x.dtype == torch.float32 and available(x.device, x.dtype)
