@@ -255,6 +255,17 @@ def test_stress_and_images_of_an_atom():
                 torch.testing.assert_close(getattr(found, name), theirs, rtol=0, atol=tolerance)
 
 
+def test_a_table_grows_with_the_molecules_and_does_not_shrink(monkeypatch):
+    model = initialised("paper").eval()
+    calls = []
+    monkeypatch.setattr(schnet_file, "tabulate", lambda *a, real=schnet_file.tabulate: calls.append(1) or real(*a))
+    frames = [single(bare(torch.tensor([1, 8]), torch.tensor([[0.0, 0, 0], [0, 0, d]]), model)) for d in (1.5, 7, 2, 5)]
+    found = [model(frame).forces for frame in frames]
+    assert len(calls) == 2
+    for frame, forces in zip(frames, found, strict=True):
+        torch.testing.assert_close(forces, filters_from(model, "pairs")(frame).forces, rtol=1e-4, atol=1e-6)
+
+
 def test_filters_that_a_table_cannot_follow():
     model = initialised("schnetpack").eval()
     with torch.no_grad():

@@ -23,7 +23,7 @@ from pygschnet.nn.radial import GaussianBasis
 KNOTS_PER_WIDTH = 5
 """Knots per standard deviation of the Gaussians: W is off by about 4e-8 and W′ by 2e-6 of their root mean squares."""
 
-FILTER_ERROR, SLOPE_ERROR = 2e-6, 4e-5
+FILTER_ERROR, SLOPE_ERROR = 1e-6, 1e-5
 """The largest errors of W and W′ (`table_error`) at which evaluation takes a table."""
 
 MARGIN = 6

@@ -25,6 +25,7 @@ class Kept(NamedTuple):
     """What is kept in evaluation: tables and dense layers, and the state of the weights they were made from."""
 
     state: Any
+    knots: Knots
     tables: Tensor | None
     packed: Packed | None
 
@@ -185,7 +186,8 @@ class SchNet(Representation):
         longest = min(longest, reach)
         if self.training:
             return Knots.between(min(shortest, longest), longest, self.basis)
-        return Knots.between(0.0, 2.0 * math.ceil(longest / 2.0), self.basis)
+        needed, kept = Knots.between(0.0, 2.0 * math.ceil(longest / 2.0), self.basis), self._kept
+        return needed if kept is None or kept.knots.number < needed.number else kept.knots
 
     def _tables(self, knots: Knots, constant: bool = False) -> Float[Tensor, "blocks coefficients filters"] | None:
         """The coefficients; in evaluation they are checked, and kept until the weights change."""
@@ -199,7 +201,7 @@ class SchNet(Representation):
             with torch.inference_mode(False), torch.no_grad():
                 accurate = self.filters_from == "table" or accurate_enough(networks, self.basis, knots)
                 tables = tabulate(networks, self.basis, knots) if accurate else None
-                kept = self._kept = Kept(state, tables, _pack(self.blocks))
+                kept = self._kept = Kept(state, knots, tables, _pack(self.blocks))
         if kept.tables is None or constant:
             return kept.tables
         return remembered(kept.tables, networks, self.basis, knots)
