@@ -174,11 +174,16 @@ def test_in_workers_of_a_data_loader():
 
 
 def test_without_a_compiler():
-    script = "import torch, pygschnet.kernels.cpu as cpu; assert cpu.library(torch.float32) is None"
+    script = (
+        "import torch, pygschnet.kernels.cpu as cpu; print(cpu.library(torch.float32), cpu.library(torch.bfloat16))"
+    )
     for compiler in ("/nowhere/cc", "false"):
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", script], check=True, env={**os.environ, "CC": compiler}, timeout=120
+        environment = {**os.environ, "CC": compiler}
+        run = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
         )
+        assert run.returncode == 0 and run.stdout == "None None\n"
+        assert run.stderr.count("takes several times as long") == 1 and compiler in run.stderr
 
 
 def test_compiled_once(tmp_path):

@@ -321,6 +321,10 @@ from tests.structures import ethanol, graph, randomise
 model = randomise(pygschnet.preset("schnetpack")).eval()
 data = graph(ethanol(), model)
 data.pos = data.pos.float()
+with torch.no_grad():
+    model.representation.filters_from = "table"
+    assert model(data).forces.isfinite().all()
+    model.representation.filters_from = "auto"
 print(json.dumps([model(data).energy.item(), model(data).forces.tolist()]))
 """
     found = []
@@ -336,6 +340,17 @@ print(json.dumps([model(data).energy.item(), model(data).forces.tolist()]))
         found.append(json.loads(output.stdout))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     torch.testing.assert_close(torch.tensor(found[0][1]), torch.tensor(found[1][1]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast(training):
+    model = initialised("schnetpack").train(training)
+    data = single(some_molecules(model))
+    exact = model(data)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled), torch.autocast("cpu", torch.bfloat16):
+            found = model(data)
+        assert rms(found.forces - exact.forces) < 0.05 * rms(exact.forces)
 
 
 def test_data_is_not_changed():

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,10 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     Compiled once per machine type and version of this package, into ~/.cache/pygschnet/kernels.
     """
     compiler = os.environ.get("CC", "cc").split()
-    if dtype not in REALS or shutil.which(compiler[0]) is None or os.name != "posix":
+    if dtype not in REALS or os.name != "posix":
+        return None
+    if shutil.which(compiler[0]) is None:
+        _slow(f"there is no C compiler {compiler[0]!r}")
         return None
     real = REALS[dtype][0]
     command = [*compiler, *FLAGS, f"-DREAL={real}", *map(str, SOURCES), "-o"]
@@ -67,8 +71,15 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
                     return _load(f"{temporary}/{real}.so")
                 os.replace(f"{temporary}/{real}.so", target)
         return _load(str(target))
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    except subprocess.CalledProcessError as error:
+        _slow(f"the C compiler {compiler[0]!r} fails: {error.stderr.decode(errors='replace').strip()[:300]}")
+    except OSError as error:
+        _slow(str(error))
+    return None
+
+
+def _slow(reason: str) -> None:
+    warnings.warn(f"without its compiled kernels SchNet takes several times as long: {reason}", stacklevel=3)
 
 
 def _load(file: str) -> ctypes.CDLL:

@@ -37,7 +37,7 @@ class CFConv(MessagePassing):
             both_ways: whether every edge also stands for its reverse, with the same filter.
         """
         if isinstance(filters, TabulatedFilters):
-            return aggregate(x, *filters)
+            return aggregate(x.to(filters.table.dtype), *filters)  # sums in full precision, under autocast too
         c = self.propagate(edge_index, x=x, filters=filters)
         if both_ways:
             c = c + self.propagate(edge_index.flip(0), x=x, filters=filters)

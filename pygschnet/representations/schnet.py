@@ -160,7 +160,8 @@ class SchNet(Representation):
         tables = self._tables(knots, constant)
         if tables is None:
             return None
-        if constant and distances.device.type == "cpu" and self.cutoff_form in ("none", "hard", "cosine"):
+        compiled = distances.device.type == "cpu" and cpu.library(distances.dtype) is not None
+        if constant and compiled and self.cutoff_form in ("none", "hard", "cosine"):
             cutoff = math.inf if self.cutoff is None or self.cutoff_form == "none" else self.cutoff
             scales = distances.new_tensor([knots.spacing, cutoff])
             cosine = self.cutoff_form == "cosine"
