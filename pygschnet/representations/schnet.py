@@ -30,7 +30,7 @@ class Kept(NamedTuple):
     packed: Packed | None
 
 
-WORTH_A_TABLE = 400
+WORTH_A_TABLE = 150
 """Pairs from which on training a table takes less time than training filters pair by pair."""
 
 
