@@ -71,9 +71,11 @@ def test_equal_to_pyg(dtype):
     pos = data.pos.clone().requires_grad_()
     energy = theirs(data.z, pos, data.batch).flatten()
     forces = -torch.autograd.grad(energy.sum(), pos)[0]
-    prediction = ours(data)
-    assert ((prediction.energy - energy).abs() / energy.abs()).max() < tolerance
-    assert relative(prediction.forces, forces) < tolerance
+    for filters_from, looser in (("edges", 1), ("pairs", 1), ("auto", 10)):  # float32's table: tests/test_table.py
+        ours.representation.filters_from = filters_from
+        prediction = ours(data)
+        assert ((prediction.energy - energy).abs() / energy.abs()).max() < tolerance
+        assert relative(prediction.forces, forces) < looser * tolerance
 
 
 def test_equal_to_schnetpack(dtype):
@@ -87,7 +89,7 @@ def test_equal_to_schnetpack(dtype):
         assert relative(prediction.forces, torch.tensor(theirs["forces"])) < tolerance
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "table"])  # these edges take no table
 def test_one_way_edges_give_the_same(name):
     """Edges without the mark of `RadiusGraph` may lack their reverse and are evaluated one by one."""
     model = make_model(name)
