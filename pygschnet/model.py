@@ -101,7 +101,7 @@ class AtomisticModel(nn.Module):
         energy, atomic_energies = self._energies(data, once=not differentiable)
         gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable, materialize_grads=True)
         for leaf in inputs:
-            if leaf is not given:  # nobody else can ask for its gradient: spares a third of the kernels in training
+            if leaf is not given:  # nobody else can ask for its gradient: spares kernels in training
                 leaf.requires_grad_(False)
         return Prediction(
             energy,

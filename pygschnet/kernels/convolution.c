@@ -164,7 +164,7 @@ void table_grad(const REAL *g, const REAL *x, const REAL *weights, const int32_t
     run(table_grad_body, &job, threads);
 }
 
-/* Interval of each distance, its weights f(d) w_m and their slopes; `spline.PairWeights` says more. */
+/* Interval of each distance, its weights f(d) w_m and their slopes; `PairWeights` in cpu.py says more. */
 typedef struct {
     const REAL *distances, *scales; /* spacing, cutoff */
     REAL *weights, *slopes;

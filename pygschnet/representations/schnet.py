@@ -136,9 +136,11 @@ class SchNet(Representation):
         return [TabulatedFilters(weights, table, pairs) for table in tables.unbind()]
 
     def once(self, data: Data) -> Float[Tensor, "atoms features"]:
+        x = self.embedding(data.z).detach()
+        if self.training or not self._tabulates(x, pairs=1):
+            return self(data)
         index, distances, both_ways = unique_pairs(data)
-        x = self.embedding.weight.detach()[data.z]
-        if self.training or not (both_ways and self._tabulates(x, len(distances))):
+        if not both_ways or len(distances) == 0:
             return self(data)
         splines = self._splines(index, distances, len(x), constant=True)
         if splines is None:
@@ -195,7 +197,7 @@ class SchNet(Representation):
         networks: Any = list(self.filter_networks)
         if self.training or in_transform(self.embedding.weight):
             return tabulate(networks, self.basis, knots)
-        if self._watch is None:
+        if self._watch is None or self._watch.outdated():
             self._watch = Watch(self)
         state, kept = (knots, self._watch.state()), self._kept  # which another thread may replace
         if kept is None or kept.state != state:
@@ -245,14 +247,18 @@ class Watch:
         self.weights = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
 
+    def outdated(self) -> bool:
+        """Whether other layers have taken the place of those that are watched."""
+        return any(modules.get(name) is not child for modules, name, child in self.children)
+
     def state(self) -> list[Any]:
-        """Equal to an earlier one if nothing has changed since."""
+        """Equal to an earlier one of the same layers if nothing has changed since."""
         weights = [parameters[name] for parameters, name in self.weights]
         return [
             Watch.steps,
             [weight.data_ptr() for weight in weights],
             [weight._version for weight in weights],
-            all(modules.get(name) is child for modules, name, child in self.children),
+            [id(child) for _, _, child in self.children],
             any(self.hooks),
         ]
 
