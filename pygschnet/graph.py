@@ -130,10 +130,15 @@ def edge_vectors(data: Data) -> Float[Tensor, "edges dimensions"]:
     """r_j + S·cell − r_i for every edge j → i, in Å; differentiable in `pos` and `cell`."""
     source, target = data.edge_index
     vectors = data.pos.index_select(0, source) - data.pos.index_select(0, target)
-    if "edge_shift" in data:
-        shift = data.edge_shift.to(vectors).unsqueeze(1)
-        vectors = vectors + (shift @ data.cell.index_select(0, molecule_index(data)[0][target])).squeeze(1)
-    return vectors
+    return vectors + edge_offsets(data)[1].to(vectors) if "edge_shift" in data else vectors
+
+
+def edge_offsets(data: Data) -> tuple[Int[Tensor, "shifted 3"], Float[Tensor, "shifted 3"]]:
+    """S and S·cell, in Å, of every edge; empty without cells."""
+    if "edge_shift" not in data:
+        return data.edge_index.new_empty(0, 3), data.pos.new_empty(0, 3)
+    cells = data.cell.index_select(0, molecule_index(data)[0][data.edge_index[1]])
+    return data.edge_shift, (data.edge_shift.to(cells).unsqueeze(1) @ cells).squeeze(1)
 
 
 def edge_distances(data: Data) -> Float[Tensor, "edges"]:

@@ -125,6 +125,20 @@ class Atomwise(nn.Module):
             known = ", ".join(chemical_symbols[number] for number in self.elements.nonzero().flatten().tolist())
             raise InputError(f"this model has not been trained on {chemical_symbols[unknown[0]]}, only on {known}")
 
+    def network(self) -> list[Tensor] | None:
+        """A, b, w and c if E = Σ_i σ (w·ssp(A x_i + b) + c) + …; None if not, or if somebody observes the layers."""
+        modules = [self, self.dense_1, self.dense_2]
+        if (
+            type(self) is not Atomwise
+            or self.activation != "ssp"
+            or self.aggregation != "sum"
+            or any(type(m) is not nn.Linear for m in modules[1:])
+        ):
+            return None
+        if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+            return None
+        return [self.dense_1.weight, self.dense_1.bias, self.dense_2.weight, self.dense_2.bias]
+
     def forward(
         self,
         x: Float[Tensor, "atoms features"],
@@ -136,9 +150,18 @@ class Atomwise(nn.Module):
 
         With mean aggregation the energy is the mean over the atoms, and each atom carries its share of it.
         """
-        hidden = ACTIVATIONS[self.activation](self.dense_1(x))
-        output = self.dense_2(hidden).squeeze(-1).double()
-        atomic = self.sigma * output + self.mu + self.reference_energies[z]
+        output = self.dense_2(ACTIVATIONS[self.activation](self.dense_1(x))).squeeze(-1)
+        return self.energies(output, z, batch, molecules)
+
+    def energies(
+        self,
+        output: Float[Tensor, "atoms"],
+        z: Int[Tensor, "atoms"],
+        batch: Int[Tensor, "atoms"],
+        molecules: int,
+    ) -> tuple[Float[Tensor, "molecules"], Float[Tensor, "atoms"]]:
+        """Energies of molecules and atoms, from what the network gives for every atom."""
+        atomic = self.sigma * output.double() + self.mu + self.reference_energies[z]
         if self.aggregation == "mean":
             atomic = atomic / torch.bincount(batch, minlength=molecules)[batch]
         return _per_molecule(atomic, batch, molecules), atomic

@@ -77,6 +77,8 @@ class AtomisticModel(nn.Module):
         if not (forces or stress):
             energy, atomic_energies = self._energies(data)
             return Prediction(energy, None, None, atomic_energies)
+        if not (differentiable or stress) and (prediction := self._at_once(data)) is not None:
+            return prediction
         with torch.inference_mode(False), torch.enable_grad():
             prediction = self._derivatives(data, forces, stress, differentiable)
         if differentiable:
@@ -86,6 +88,14 @@ class AtomisticModel(nn.Module):
     def _energies(self, data: Data, once: bool = False) -> tuple[Tensor, Tensor]:
         features = self.representation.once(data) if once else self.representation(data)
         return self.head(features, data.z, *molecule_index(data))
+
+    def _at_once(self, data: Data) -> Prediction | None:
+        """Energies and forces of small molecules without autograd; None where that is not possible."""
+        network = self.head.network()
+        if network is None or (found := self.representation.outputs(data, network)) is None:
+            return None
+        energy, atomic_energies = self.head.energies(found[0], data.z, *molecule_index(data))
+        return Prediction(energy, -self.head.sigma.to(found[1]) * found[1], None, atomic_energies)
 
     def _derivatives(self, data: Data, forces: bool, stress: bool, differentiable: bool) -> Prediction:
         data = data.clone() if data.pos.is_inference() else copy.copy(data)

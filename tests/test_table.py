@@ -18,6 +18,7 @@ from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
 from pygschnet.datasets import MD17
 from pygschnet.export import PRESETS
 from pygschnet.kernels import available
+from pygschnet.kernels import molecule as molecule_file
 from pygschnet.nn.table import Knots, table_error
 from pygschnet.representations import schnet as schnet_file
 from pygschnet.training import energy_forces_loss
@@ -215,11 +216,11 @@ def test_all_blocks_at_once_are_the_same(name, molecule):
     torch.testing.assert_close(fast.forces, slow.forces, rtol=0, atol=3e-5 * float(scale))
 
 
-def test_all_blocks_at_once_are_used(monkeypatch):
-    """And not for large systems, odd sizes, float64's double, or while someone watches the blocks."""
+def test_all_at_once_is_used(monkeypatch):
+    """And not for large systems, odd sizes, float64, other output networks, or while someone watches a layer."""
     calls = []
-    real = schnet_file.Interactions.apply
-    monkeypatch.setattr(schnet_file.Interactions, "apply", lambda *a: calls.append(1) or real(*a))
+    real = molecule_file.outputs
+    monkeypatch.setattr(molecule_file, "outputs", lambda *a: calls.append(1) or real(*a))
     model = initialised("schnetpack").eval()
     data = single(graph(ethanol(), model))
     with torch.no_grad():
@@ -231,8 +232,72 @@ def test_all_blocks_at_once_are_used(monkeypatch):
         model.float()(single(some_molecules(model)))
         odd = AtomisticModel(SchNet(20, 12, 2, gaussians=20, gaussian_stop=4.0, cutoff=4.0), Atomwise(20)).eval()
         odd(single(graph(ethanol(), odd)))
+        for head in (Atomwise(128, activation="silu"), Atomwise(128, aggregation="mean"), Doubled(128)):
+            AtomisticModel(model.representation, head).eval()(data)
+        for layer in (model.head, model.head.dense_1, model.representation, model.representation.embedding):
+            handle = layer.register_forward_hook(lambda *a: None)
+            model(data)
+            handle.remove()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(data)
     model(data)
     assert calls == [1]
+
+
+class Doubled(Atomwise):
+    def forward(self, x, z, batch, molecules):
+        energy, atomic = super().forward(x, z, batch, molecules)
+        return 2 * energy, 2 * atomic
+
+
+class Reversed(SchNet):
+    def forward(self, data):
+        return -super().forward(data)
+
+
+def test_what_a_subclass_changes_counts():
+    torch.manual_seed(0)
+    settings = dict(gaussian_stop=5.0, cutoff=5.0, cutoff_form="cosine", gamma=None, gaussians=25)
+    for representation, head in ((Reversed(**settings), Atomwise()), (SchNet(**settings), Doubled())):
+        model = AtomisticModel(representation, head).eval()
+        data = single(graph(ethanol(), model))
+        with torch.no_grad():
+            fast = model(data)
+        torch.testing.assert_close(fast.forces, model(data).forces, rtol=0, atol=1e-5 * rms(fast.forces))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_small_crystals_at_once(size, monkeypatch):
+    """Atoms that neighbour their own images, two crystals in a batch, positions of either precision."""
+    calls = []
+    monkeypatch.setattr(molecule_file, "outputs", lambda *a, real=molecule_file.outputs: calls.append(1) or real(*a))
+    torch.manual_seed(0)
+    model = AtomisticModel(
+        SchNet(32, 32, 2, gaussians=25, gaussian_stop=5.0, gamma=None, cutoff=5.0, cutoff_form="cosine"), Atomwise(32)
+    ).eval()
+    crystals = [ase.build.bulk("NaCl", "rocksalt", a=4.2) * (size, 1, 1), ase.build.bulk("Si", "diamond", a=5.4)]
+    for seed, atoms in enumerate(crystals):
+        atoms.rattle(0.1, seed=seed)
+    data = Batch.from_data_list([graph(atoms, model) for atoms in crystals])
+    exact = filters_from(model, "edges", torch.float64)(data)
+    for dtype in (torch.float32, torch.float64):
+        small = single(data, dtype)
+        small.cell = small.cell.to(dtype)
+        with torch.no_grad():
+            found = model(small)
+        assert found.forces.dtype == dtype
+        assert rms(found.forces - exact.forces) < 1e-5 * rms(exact.forces)
+        torch.testing.assert_close(found.energy, exact.energy, rtol=1e-6, atol=1e-6)
+    assert calls == [1, 1]
+
+
+def test_edges_of_atoms_that_do_not_exist():
+    model = initialised("schnetpack").eval()
+    data = single(graph(ethanol(), model))
+    data.edge_index = data.edge_index.clone()
+    data.edge_index[1, -1] = 9
+    with torch.no_grad(), pytest.raises(IndexError):
+        model(data)
 
 
 def test_stress_and_images_of_an_atom():

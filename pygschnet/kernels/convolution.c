@@ -166,28 +166,28 @@ void table_grad(const REAL *g, const REAL *x, const REAL *weights, const int32_t
 
 /* Interval of each distance, its weights f(d) w_m and their slopes; `PairWeights` in cpu.py says more. */
 typedef struct {
-    const REAL *distances, *scales; /* spacing, cutoff */
+    const double *distances, *scales; /* spacing, cutoff */
     REAL *weights, *slopes;
     int32_t *interval;
     int64_t pairs, first, last, cosine;
 } Splines;
 
 static void splines_body(void *argument) {
-    static const REAL c[TAPS][TAPS] = {{1, 26, 66, 26, 1, 0},   {-5, -50, 0, 50, 5, 0},   {10, 20, -60, 20, 10, 0},
+    static const double c[TAPS][TAPS] = {{1, 26, 66, 26, 1, 0},   {-5, -50, 0, 50, 5, 0},   {10, 20, -60, 20, 10, 0},
                                        {-10, 20, 0, -20, 10, 0}, {5, -20, 30, -20, 5, 0}, {-1, 5, -10, 10, -5, 1}};
     const Splines *job = argument;
-    const REAL spacing = job->scales[0], cutoff = job->scales[1], turn = (REAL)3.141592653589793 / cutoff;
+    const double spacing = job->scales[0], cutoff = job->scales[1], turn = 3.141592653589793 / cutoff;
     int64_t begin, end;
     share(job->pairs, &begin, &end);
     for (int64_t p = begin; p < end; p++) {
-        const REAL d = job->distances[p], t = d / spacing, whole = floor(t), u = t - whole;
-        const REAL limit = fmin(fmax(whole - job->first, 0), job->last); /* of what is no number, 0 */
-        const REAL inside = d >= cutoff ? 0 : (REAL)1 / 120; /* not a number is inside, and stays what it is */
-        const REAL f = job->cosine ? inside * (REAL)0.5 * (cos(d * turn) + 1) : inside;
-        const REAL slope = job->cosine ? inside * (REAL)-0.5 * turn * sin(d * turn) : 0;
+        const double d = job->distances[p], t = d / spacing, whole = floor(t), u = t - whole;
+        const double limit = fmin(fmax(whole - job->first, 0), job->last); /* of what is no number, 0 */
+        const double inside = d >= cutoff ? 0 : 1.0 / 120; /* not a number is inside, and stays what it is */
+        const double f = job->cosine ? inside * 0.5 * (cos(d * turn) + 1) : inside;
+        const double slope = job->cosine ? inside * -0.5 * turn * sin(d * turn) : 0;
         job->interval[p] = (int32_t)limit;
         for (int m = 0; m < TAPS; m++) {
-            REAL value = c[TAPS - 1][m], rise = 0;
+            double value = c[TAPS - 1][m], rise = 0;
             for (int k = TAPS - 2; k >= 0; k--) rise = rise * u + value, value = value * u + c[k][m];
             job->weights[TAPS * p + m] = f * value;
             job->slopes[TAPS * p + m] = slope * value + f * rise / spacing;
@@ -195,7 +195,7 @@ static void splines_body(void *argument) {
     }
 }
 
-void splines(const REAL *distances, const REAL *scales, REAL *weights, REAL *slopes, int32_t *interval, int64_t pairs,
+void splines(const double *distances, const double *scales, REAL *weights, REAL *slopes, int32_t *interval, int64_t pairs,
              int64_t first, int64_t last, int64_t cosine, int64_t threads) {
     Splines job = {distances, scales, weights, slopes, interval, pairs, first, last, cosine};
     run(splines_body, &job, threads);

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from pygschnet.kernels.spline import TAPS
 
-SOURCES = [Path(__file__).with_name(name) for name in ("convolution.c", "interactions.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("convolution.c", "molecule.c")]
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 REALS = {torch.float32: ("float", 16), torch.float64: ("double", 8)}  # and how many fill a vector
 ARGUMENTS = {  # how many arrays and sizes
@@ -28,8 +28,7 @@ ARGUMENTS = {  # how many arrays and sizes
     "table_grad": (7, 5),
     "ssp": (3, 2),
     "splines": (5, 5),
-    "interactions": (13, 6),
-    "interactions_backward": (13, 6),
+    "molecule": (22, 9),
 }
 WORTH_A_THREAD = 40_000  # products; fewer are done before a second thread has started
 
@@ -86,7 +85,8 @@ def _load(file: str) -> ctypes.CDLL:
     loaded = ctypes.CDLL(file)
     for name, (arrays, sizes) in ARGUMENTS.items():
         function = getattr(loaded, name)
-        function.argtypes, function.restype = [ctypes.c_void_p] * arrays + [ctypes.c_int64] * sizes, None
+        function.argtypes = [ctypes.c_void_p] * arrays + [ctypes.c_int64] * sizes
+        function.restype = ctypes.c_int64 if name == "molecule" else None
     return loaded
 
 
@@ -153,29 +153,31 @@ class PairWeights(torch.autograd.Function):
 
     Args:
         distances: d, in Å.
-        scales: the spacing h and the cutoff radius, infinite if there is none, in Å, in the precision of d.
+        scales: the spacing h and the cutoff radius, infinite if there is none, in Å, in float64.
         first: which multiple of the spacing the first knot is.
         coefficients: length of the table.
         cosine: whether the cutoff function is the cosine.
+        dtype: of the weights; all is computed in float64.
     """
 
     @staticmethod
     def forward(
-        ctx, distances: Tensor, scales: Tensor, first: int, coefficients: int, cosine: bool
+        ctx, distances: Tensor, scales: Tensor, first: int, coefficients: int, cosine: bool, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        distances = distances.contiguous()
-        weights, slopes = distances.new_empty(2, len(distances), TAPS).unbind()
-        interval = torch.empty_like(distances, dtype=torch.int32)
-        sizes = (len(distances), first, coefficients - TAPS, int(cosine), threads_for(20 * len(distances)))
-        call("splines", (distances, scales, weights, slopes, interval), *sizes)
+        exact = distances.double().contiguous()
+        weights, slopes = exact.new_empty(2, len(exact), TAPS, dtype=dtype).unbind()
+        interval = torch.empty_like(exact, dtype=torch.int32)
+        sizes = (len(exact), first, coefficients - TAPS, int(cosine), threads_for(20 * len(exact)))
+        call("splines", (exact, scales, weights, slopes, interval), *sizes, dtype=dtype)
         ctx.save_for_backward(slopes)
         ctx.mark_non_differentiable(interval)
+        ctx.dtype = distances.dtype
         return weights, interval
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.linalg.vecdot(gradient, ctx.saved_tensors[0]), None, None, None, None
+        return torch.linalg.vecdot(gradient, ctx.saved_tensors[0]).to(ctx.dtype), None, None, None, None, None
 
 
 def threads_for(products: int) -> int:
@@ -196,6 +198,7 @@ def _whole_vectors(*tensors: Tensor) -> list[Tensor]:
     return [(F.pad(tensor, (0, missing)) if missing else tensor).contiguous() for tensor in tensors]
 
 
-def call(name: str, arrays: tuple[Tensor, ...], *sizes: int) -> None:
+def call(name: str, arrays: tuple[Tensor, ...], *sizes: int, dtype: torch.dtype | None = None) -> int | None:
     """Call a kernel with arrays, all of them contiguous, and sizes."""
-    getattr(library(arrays[0].dtype), name)(*[array.data_ptr() for array in arrays], *sizes)
+    kernel = getattr(library(dtype or arrays[0].dtype), name)
+    return kernel(*[array.data_ptr() for array in arrays], *sizes)

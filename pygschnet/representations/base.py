@@ -1,6 +1,7 @@
 """What every representation offers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,3 +26,15 @@ class Representation(nn.Module, ABC):
     def once(self, data: Data) -> Float[Tensor, "atoms features"]:
         """The same features, for a caller who will differentiate them once, with respect to positions and cell only."""
         return self(data)
+
+    def outputs(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """The output network of every atom and the derivative of their sum by `pos`, without autograd, all in one.
+
+        Args:
+            data: small systems.
+            network: A, b, w and c of w·ssp(A x + b) + c.
+
+        Returns:
+            [atoms] and [atoms, 3]; None if there is no such way for this graph or representation.
+        """
+        return None

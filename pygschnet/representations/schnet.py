@@ -1,24 +1,23 @@
 """SchNet."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch_geometric.data import Data
 
-from pygschnet.graph import MAX_Z, edge_distances, unique_pairs
-from pygschnet.kernels import Pairs, available, cpu, make_pairs
+from pygschnet.graph import MAX_Z, edge_distances, edge_offsets, unique_pairs
+from pygschnet.kernels import Pairs, available, cpu, make_pairs, molecule
 from pygschnet.kernels.activation import in_transform
-from pygschnet.kernels.interactions import ATOMS, PAIRS, Interactions, Packed, pack
 from pygschnet.kernels.spline import locate, spline_weights
 from pygschnet.nn import CFConv, Cutoff, FilterNetwork, GaussianBasis, InteractionBlock
 from pygschnet.nn.cutoff import Form
 from pygschnet.nn.table import Knots, TabulatedFilters, accurate_enough, remembered, tabulate
 from pygschnet.representations.base import Representation
+from pygschnet.representations.watch import Watch
 
 
 class Kept(NamedTuple):
@@ -27,11 +26,14 @@ class Kept(NamedTuple):
     state: Any
     knots: Knots
     tables: Tensor | None
-    packed: Packed | None
+    packed: molecule.Packed | None
 
 
 WORTH_A_TABLE = 150
 """Pairs from which on training a table takes less time than training filters pair by pair."""
+
+KERNELS = ("none", "hard", "cosine")
+"""Cutoff functions that the compiled kernels know."""
 
 
 class SchNet(Representation):
@@ -137,7 +139,7 @@ class SchNet(Representation):
 
     def once(self, data: Data) -> Float[Tensor, "atoms features"]:
         x = self.embedding(data.z).detach()
-        if self.training or not self._tabulates(x, pairs=1):
+        if type(self).forward is not SchNet.forward or self.training or not self._tabulates(x, pairs=1):
             return self(data)
         index, distances, both_ways = unique_pairs(data)
         if not both_ways or len(distances) == 0:
@@ -146,12 +148,39 @@ class SchNet(Representation):
         if splines is None:
             return self(data)
         weights, tables, pairs = splines
-        kept = self._kept
-        if kept is not None and kept.packed is not None and len(x) <= ATOMS and len(distances) <= PAIRS:
-            return Interactions.apply(x, weights, tables, pairs, kept.packed)
         for block, table in zip(self.blocks, tables, strict=True):
             x = x + block(x, index, TabulatedFilters(weights, table, pairs), both_ways)
         return x
+
+    def outputs(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+        fields, embedding = data.to_dict(), self.embedding.weight
+        pos, edge_index = fields["pos"], fields["edge_index"]
+        if (
+            type(self).forward is not SchNet.forward
+            or len(pos) > molecule.ATOMS
+            or not 0 < edge_index.shape[1] <= molecule.EDGES
+            or "edge_cutoff" not in fields
+            or self.training
+            or self.cutoff_form not in KERNELS
+            or in_transform(pos)
+            or pos.is_cuda
+            or pos.shape[1] != 3
+            or torch.is_autocast_enabled("cpu")
+            or not self._tabulates(embedding, pairs=1)
+        ):
+            return None
+        knots = self._knots(edge_distances(data) if self.cutoff is None else pos)
+        tables, kept, watch = self._tables(knots, constant=True), self._kept, self._watch
+        if tables is None or kept is None or kept.packed is None or watch is None or any(watch.hooks):
+            return None
+        spacing = molecule.Spacing(knots.first, knots.spacing, self._end, self.cutoff_form == "cosine")
+        graph = (fields["z"], pos, edge_index, *edge_offsets(data))
+        return molecule.outputs(*graph, embedding, kept.packed, tables, spacing, network)
+
+    @property
+    def _end(self) -> float:
+        """The distance in Å from which on filters are zero."""
+        return math.inf if self.cutoff is None or self.cutoff_form == "none" else self.cutoff
 
     def _splines(
         self, index: Tensor, distances: Tensor, atoms: int, constant: bool = False
@@ -163,12 +192,10 @@ class SchNet(Representation):
         if tables is None:
             return None
         compiled = distances.device.type == "cpu" and cpu.library(distances.dtype) is not None
-        if constant and compiled and self.cutoff_form in ("none", "hard", "cosine"):
-            cutoff = math.inf if self.cutoff is None or self.cutoff_form == "none" else self.cutoff
-            scales = distances.new_tensor([knots.spacing, cutoff])
+        if constant and compiled and self.cutoff_form in KERNELS:
+            scales = torch.tensor([knots.spacing, self._end], dtype=torch.float64)
             cosine = self.cutoff_form == "cosine"
-            weights, interval = cpu.PairWeights.apply(distances, scales, knots.first, tables.shape[1], cosine)
-            weights = weights.to(dtype)
+            weights, interval = cpu.PairWeights.apply(distances, scales, knots.first, tables.shape[1], cosine, dtype)
         else:
             interval, u = locate(distances, knots.spacing, knots.first, tables.shape[1])
             weights = spline_weights(u.to(dtype))
@@ -228,50 +255,8 @@ class SchNet(Representation):
             yield filters if self.cutoff_form == "none" else filters * envelope
 
 
-class Watch:
-    """Tells whether a module has changed: its weights, its layers, or whether somebody observes them.
-
-    By hand, and from a list, because walking through `parameters()` takes longer than a small molecule. Not seen are
-    changes in place of a parameter's `.data`, which PyTorch does not count; `train()` and `eval()` drop what is kept.
-    """
-
-    steps = 0
-    """Of all optimisers: the fused ones change weights in place without PyTorch's counting it."""
-
-    def __init__(self, module: nn.Module):
-        global _counting
-        if not _counting:
-            _counting = register_optimizer_step_post_hook(_count)
-        modules = list(module.modules())
-        self.children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
-        self.weights = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
-        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-
-    def outdated(self) -> bool:
-        """Whether other layers have taken the place of those that are watched."""
-        return any(modules.get(name) is not child for modules, name, child in self.children)
-
-    def state(self) -> list[Any]:
-        """Equal to an earlier one of the same layers if nothing has changed since."""
-        weights = [parameters[name] for parameters, name in self.weights]
-        return [
-            Watch.steps,
-            [weight.data_ptr() for weight in weights],
-            [weight._version for weight in weights],
-            [id(child) for _, _, child in self.children],
-            any(self.hooks),
-        ]
-
-
-_counting: Any = None
-
-
-def _count(*_: Any) -> None:
-    Watch.steps += 1
-
-
-def _pack(blocks: nn.ModuleList) -> Packed | None:
-    """The dense layers for `Interactions`, unless somebody has changed or observes them."""
+def _pack(blocks: nn.ModuleList) -> molecule.Packed | None:
+    """The dense layers for `molecule.outputs`, unless somebody has changed or observes them."""
     plain = [nn.Linear, CFConv, nn.Linear, nn.Linear]
     if any(
         type(block) is not InteractionBlock or [type(part) for part in block.children()] != plain for block in blocks
@@ -280,7 +265,7 @@ def _pack(blocks: nn.ModuleList) -> Packed | None:
     if any(layer._forward_hooks or layer._forward_pre_hooks for layer in blocks.modules()):
         return None
     layers: list[Any] = list(blocks)
-    return pack(
+    return molecule.pack(
         [block.in2f.weight for block in layers],
         [block.f2out.weight for block in layers],
         [block.dense.weight for block in layers],
