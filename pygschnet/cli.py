@@ -6,16 +6,19 @@ import logging
 import shutil
 import sys
 import warnings
-from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import DefaultHelpFormatter
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
@@ -23,9 +26,12 @@ from pygschnet import data_cli
 from pygschnet.errors import InputError
 from pygschnet.export import PRESETS, preset_file, save
 from pygschnet.files import write_npz
-from pygschnet.training import AtomisticModule, RunReport
-from pygschnet.training.checkpoint import AtomicCheckpointIO
+from pygschnet.ranks import collect, interleave, rank_and_number
+from pygschnet.training import AtomisticModule, Checkpoints, RunReport
+from pygschnet.training.checkpoint import AtomicCheckpointIO, newest_good
 from pygschnet.training.report import device_name
+from pygschnet.training.resume import Stopped
+from pygschnet.training.run import check_writable, default_run_dir, refuse_changes
 
 DESCRIPTION = f"""\
 Train, test and use SchNet models of molecules.
@@ -58,6 +64,9 @@ NOISE = (
 )
 """Warnings that ask nothing of the user."""
 
+LOST = ("gloo", "NCCL", "Connection", "Timed out", "timed out", "Socket", "socket")
+"""Words in the errors of torch.distributed when another process has gone."""
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the line breaks of descriptions."""
@@ -67,8 +76,18 @@ class CLI(LightningCLI):
     """`LightningCLI` with presets, a run folder, default callbacks, and the cutoff taken from the model."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, default=default_run_dir(), help="Folder of the run.")
         parser.add_argument(
-            "--run_dir", type=str, default=f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}", help="Folder of the run."
+            "--allow_changes", type=bool, default=False, help="Resume although settings have changed that matter."
+        )
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=30.0, help="The longest time without a checkpoint, in minutes."
+        )
+        parser.add_argument(
+            "--timeout_minutes",
+            type=float,
+            default=30.0,
+            help="How long the processes of a parallel training wait for each other, in minutes.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -106,12 +125,14 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.report = RunReport(self._get(self.config, "run_dir"))
         settings = self._get(self.config_init, "trainer")
-        # Lightning's save_last only saves where the best one is saved
-        last = ModelCheckpoint(
-            self.report.run_dir / "checkpoints", "last", save_on_train_epoch_end=False, enable_version_counter=False
-        )
+        last = Checkpoints(self.report.run_dir, self._get(self.config, "checkpoint_minutes"))
         kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, last]
         kwargs["plugins"] = [*(settings["plugins"] or []), AtomicCheckpointIO()]
+        if SLURMEnvironment.detect():
+            kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))  # Lightning would save in mid-step
+        if settings["strategy"] in ("auto", "ddp") and (settings["num_nodes"], settings["devices"]) != (1, 1):
+            timeout = timedelta(minutes=self._get(self.config, "timeout_minutes"))
+            kwargs["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=timeout)
         if settings["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
         if settings["logger"] is None and self.subcommand == "fit":
@@ -123,14 +144,23 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         run_dir, resume = self.report.run_dir, self.config_init["fit"]["ckpt_path"]
-        if (run_dir / "config.yaml").exists() and not resume:
+        if resume in ("last", "auto"):
+            found = newest_good(run_dir / "checkpoints" / "last.ckpt")
+            if found is None and resume == "last":
+                raise InputError(f"{run_dir} holds no checkpoint to resume from")
+            self.config_init["fit"]["ckpt_path"] = resume = None if found is None else str(found)
+        elif (run_dir / "config.yaml").exists() and not resume:
             state = "a finished" if (run_dir / "metrics.json").exists() else "an interrupted"
             raise InputError(
                 f"{run_dir} holds {state} run: choose another --run_dir, or go on training with --ckpt_path last"
             )
-        if resume == "last" and not (run_dir / "checkpoints" / "last.ckpt").exists():
-            raise InputError(f"{run_dir} holds no checkpoint to resume from")
-        print(f"training on {device_name(self.trainer.strategy.root_device)}; the run folder is {run_dir}")
+        if resume and (run_dir / "config.yaml").exists() and not self._get(self.config, "allow_changes"):
+            now = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
+            refuse_changes(run_dir / "config.yaml", yaml.safe_load(now)["fit"])
+        check_writable(run_dir)
+        if self.trainer.is_global_zero:
+            begin = f"going on from {resume}" if resume else "training"
+            print(f"{begin} on {device_name(self.trainer.strategy.root_device)}; the run folder is {run_dir}")
 
     def fit(self, **kwargs: Any) -> None:
         """Fit; what is refused before the first step leaves no folder behind."""
@@ -143,9 +173,19 @@ class CLI(LightningCLI):
                     with contextlib.suppress(OSError):  # holds something else
                         folder.rmdir()
             raise
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            if (self.report.run_dir / "checkpoints" / "last.ckpt").exists():
-                print(f"interrupted: pygschnet fit -c {self.report.run_dir}/config.yaml --ckpt_path last goes on")
+        except Stopped as stopped:
+            if self.trainer.is_global_zero:
+                go_on = f"pygschnet fit -c {self.report.run_dir}/config.yaml --ckpt_path last goes on"
+                saved = f"saved; {go_on}" if stopped.saved else "nothing new to save"
+                print(f"stopped by a signal after step {stopped.step}: {saved}")
+            raise
+        except RuntimeError as error:
+            if rank_and_number()[1] > 1 and any(word in str(error) for word in LOST):
+                reason = str(error).strip().partition("\n")[0]
+                raise InputError(
+                    f"lost contact with another process of this training ({reason}). Look for its message; "
+                    f"pygschnet fit -c {self.report.run_dir}/config.yaml --ckpt_path last goes on"
+                ) from None
             raise
 
     def after_fit(self) -> None:
@@ -156,8 +196,9 @@ class CLI(LightningCLI):
         self.model.load_state_dict(AtomicCheckpointIO().load_checkpoint(best)["state_dict"])
         self.trainer.validate(self.model, self.datamodule, verbose=False)
         self.trainer.test(self.model, self.datamodule, verbose=False)
-        save(self.model.averaged, self.report.run_dir / "model.safetensors", self.report.record)
-        print(f"model, metrics and plots are in {self.report.run_dir}")
+        if self.trainer.is_global_zero:
+            save(self.model.averaged, self.report.run_dir / "model.safetensors", self.report.record)
+            print(f"model, metrics and plots are in {self.report.run_dir}")
 
     def before_validate(self) -> None:
         self._choose_checkpoint()
@@ -172,8 +213,12 @@ class CLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Predict, and write the predictions of all molecules to predictions.npz in the run folder."""
-        predictions = self.trainer.predict(**kwargs)
-        atoms = torch.cat([batch.ptr.diff() for batch in self.datamodule.predict_dataloader()])
+        of_this_rank = self.trainer.predict(**kwargs)
+        counts = [batch.ptr.diff() for batch in self.datamodule.predict_dataloader()]
+        atoms = torch.cat(interleave(collect(counts)))
+        predictions = interleave(collect(of_this_rank))
+        if not self.trainer.is_global_zero:
+            return
         path = self.report.run_dir / "predictions.npz"
         energy, forces, _, atomic_energies = (
             None if parts[0] is None else torch.cat(parts).cpu().numpy() for parts in zip(*predictions, strict=True)

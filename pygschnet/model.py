@@ -127,7 +127,7 @@ class AtomisticModel(nn.Module):
         if data.pos.is_cuda:
             return  # reading numbers would wait for the GPU at every step
         needed = math.inf if self.cutoff is None else self.cutoff
-        if "edge_cutoff" in data and (found := data.edge_cutoff.min().item()) < needed:
+        if "edge_cutoff" in data and len(data.z) and (found := data.edge_cutoff.min().item()) < needed:
             raise InputError(
                 f"the graph holds the edges up to {found} Å, the model needs those up to {needed} Å: "
                 f"apply RadiusGraph(cutoff={self.cutoff})"

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pygschnet"
 FLOORS = (
-    {"errors", "files", "presets"},
+    {"errors", "files", "presets", "ranks"},
     {"units", "kernels"},
     {"graph", "nn"},
     {"representations", "heads"},

@@ -58,9 +58,10 @@ class MoleculeData(LightningDataModule, ABC):
             kind of word in the data such as "group"; the sizes then count groups.
         split_file: npz file with the arrays train, val and test, as every run writes one; instead of all of the above.
         split_seed: of the random draw, apart from the seed of the training.
-        batch_size: molecules per training batch.
+        batch_size: molecules per training batch, of all processes of a parallel training together.
         eval_batch_size: molecules per batch of validation, test and prediction.
-        max_atoms: fill training batches with as many molecules as have this many atoms, instead of batch_size.
+        max_atoms: fill training batches with as many molecules as have this many atoms, instead of batch_size; in
+            all processes together.
         max_edges: the same with edges.
         shuffle_seed: of the order of the training molecules, which differs from epoch to epoch.
         num_workers: processes that prepare batches; 0 prepares them in the training process.
@@ -110,6 +111,23 @@ class MoleculeData(LightningDataModule, ABC):
         self.cache = Path(cache) if cache else cache_folder()
         self.molecules: Molecules | None = None
         self.split: dict[str, Tensor] = {}
+        self._resumed_at = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches have been trained on, for checkpoints."""
+        return {"batches": self._position()}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on behind the batches that have been trained on."""
+        self._resumed_at = state_dict["batches"]
+
+    def teardown(self, stage: str) -> None:
+        """Let the next training begin at the beginning."""
+        self._resumed_at = 0
+
+    def _position(self) -> int:
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total.started if self.trainer else 0
+        return progress or self._resumed_at
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -217,15 +235,19 @@ class MoleculeData(LightningDataModule, ABC):
         return self.store.metadata["isolated_atoms"]
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training molecules, shuffled."""
+        """Batches of the training molecules, shuffled; of each the share of this process."""
         molecules = self._molecules()
         train = self.split["train"].numpy()
+        atoms = np.diff(molecules.arrays["ptr"])[train]
+        edges = atoms if molecules.edges is None else np.diff(molecules.edges["edge_ptr"])[train]
         sizes, budget = np.ones(len(train), np.int64), self.batch_size
         if self.max_atoms is not None:
-            sizes, budget = np.diff(molecules.arrays["ptr"])[train], self.max_atoms
-        if self.max_edges is not None and molecules.edges is not None:
-            sizes, budget = np.diff(molecules.edges["edge_ptr"])[train], self.max_edges
-        return self._loader("train", BatchSampler(sizes, budget, shuffle=True, seed=self.shuffle_seed))
+            sizes, budget = atoms, self.max_atoms
+        if self.max_edges is not None:
+            sizes, budget = edges, self.max_edges
+        position = self._position if self.trainer else None
+        sampler = BatchSampler(sizes, budget, True, self.shuffle_seed, atoms + edges, position)
+        return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation molecules."""
@@ -241,7 +263,7 @@ class MoleculeData(LightningDataModule, ABC):
 
     def _loader(self, name: str | None, sampler: BatchSampler | None = None) -> DataLoader:
         indices = torch.arange(len(self._molecules())) if name is None else self.split[name]
-        return DataLoader(
+        return ResumableLoader(
             Selection(self._molecules(), indices),
             batch_size=None,  # the sampler gives whole batches
             sampler=sampler or BatchSampler(np.ones(len(indices), np.int64), self.eval_batch_size),
@@ -258,6 +280,17 @@ class MoleculeData(LightningDataModule, ABC):
     def _molecules(self) -> Molecules:
         assert self.molecules is not None, "setup has not been called"
         return self.molecules
+
+
+class ResumableLoader(DataLoader):
+    """Tells Lightning that it may resume in the middle of an epoch: the sampler knows where."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: `MoleculeData.state_dict` has it."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to do."""
 
 
 def _already_a_batch(batch: Batch) -> Batch:

@@ -70,7 +70,7 @@ class Molecules(Dataset):
 
     def batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The molecules of these indices as one PyG batch."""
-        index = np.asarray(indices)
+        index = np.asarray(indices, np.int64)
         constants = self._constants  # of the last batch, which mostly has the same size
         if len(constants[1]) != len(index):
             constants = self._constants = _constants(len(index))
@@ -99,7 +99,7 @@ class Molecules(Dataset):
         if self.graph is None:
             return {}, fields["ptr"]
         if self.edges is None:
-            found = self.graph(Data(**fields))
+            found = self.graph(Data(**fields)) if len(index) else _without_edges(fields)
             counts = torch.bincount(found.batch[found.edge_index[1]], minlength=len(index))
             names = [name for name in ("edge_index", "edge_shift", "edge_cutoff") if name in found]
             return {name: found[name] for name in names}, torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -189,6 +189,13 @@ class Gather:
         rows = (first - new_ptr[:-1]).repeat(counts)
         rows += _count(len(rows))
         return (first, counts, rows), new_ptr
+
+
+def _without_edges(fields: dict[str, Tensor]) -> Data:
+    edges = {"edge_index": torch.zeros(2, 0, dtype=torch.long), "edge_cutoff": torch.zeros(0, dtype=torch.float64)}
+    if "cell" in fields:
+        edges["edge_shift"] = torch.zeros(0, 3, dtype=torch.long)
+    return Data(**fields, **edges)
 
 
 def _constants(molecules: int) -> tuple[Tensor, Tensor, np.ndarray]:

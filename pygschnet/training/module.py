@@ -13,33 +13,42 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
-from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 from tqdm import tqdm
 
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
 from pygschnet.heads import Atomwise
 from pygschnet.model import AtomisticModel, Prediction
+from pygschnet.ranks import rank_and_number, sum_over_ranks
 from pygschnet.representations import Representation
 
 
-def energy_forces_loss(prediction: Prediction, data: Data, rho: float) -> Float[Tensor, ""]:
-    """ℓ = ‖E − Ê‖² + (ρ/n) Σ_i ‖F_i − F̂_i‖², averaged over the molecules, in eV².
+def molecule_losses(
+    prediction: Prediction, data: Data, rho: float, energy_weight: float = 1.0
+) -> Float[Tensor, "molecules"]:
+    """ℓ = w ‖E − Ê‖² + (ρ/n) Σ_i ‖F_i − F̂_i‖² of every molecule, in eV².
 
     Args:
         prediction: of the model.
         data: with the labels `energy` and, for ρ > 0, `forces`.
         rho: ρ in Å²; 0 leaves the forces out.
+        energy_weight: w; 0 trains on forces only.
 
     Source: arXiv:1706.08566, Eq. 5.
     """
-    loss = (prediction.energy - data.energy).square()
+    loss = energy_weight * (prediction.energy - data.energy).square()
     if rho > 0:
         batch, molecules = molecule_index(data)
         squares = (prediction.forces - data.forces).square().sum(-1)
         atoms = torch.bincount(batch, minlength=molecules)
         loss = loss + rho * squares.new_zeros(molecules).index_add(0, batch, squares) / atoms
-    return loss.mean()
+    return loss
+
+
+def energy_forces_loss(prediction: Prediction, data: Data, rho: float, energy_weight: float = 1.0) -> Float[Tensor, ""]:
+    """The mean of `molecule_losses` over the molecules."""
+    return molecule_losses(prediction, data, rho, energy_weight).mean()
 
 
 class ContinuousDecay(LambdaLR):
@@ -67,6 +76,7 @@ class AtomisticModule(LightningModule):
         representation: graph to features, for instance SchNet.
         head: features to energies, for instance Atomwise.
         rho: weight ρ of the forces in Eq. 5 of arXiv:1706.08566, in Å²; 0 trains on energies only.
+        energy_weight: weight of the energies; 0 trains on forces only.
         optimizer: by default Adam with a learning rate of 0.001.
         scheduler: of the learning rate, by default the paper's decay; stepped after every optimiser step,
             ReduceLROnPlateau after every validation.
@@ -78,6 +88,7 @@ class AtomisticModule(LightningModule):
         representation: Representation,
         head: Atomwise,
         rho: float = 100.0,
+        energy_weight: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,
         scheduler: LRSchedulerCallable = ContinuousDecay,
         ema_decay: float = 0.99,
@@ -85,12 +96,16 @@ class AtomisticModule(LightningModule):
         super().__init__()
         if rho < 0:
             raise InputError(f"rho, the weight of the forces in Å², must not be negative, got {rho}")
+        if energy_weight < 0 or rho == energy_weight == 0:
+            raise InputError(
+                f"energy_weight must not be negative, nor 0 if rho is; got {energy_weight} and rho = {rho}"
+            )
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay must be from 0 to below 1, got {ema_decay}")
         self.model = AtomisticModel(representation, head)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
-        self.rho, self.optimizer, self.scheduler, self.ema_decay = rho, optimizer, scheduler, ema_decay
-        self._averaged_step = 0  # of the optimiser, when the average was last updated
+        self.rho, self.energy_weight, self.ema_decay = rho, energy_weight, ema_decay
+        self.optimizer, self.scheduler = optimizer, scheduler
         self._average: Callable[..., None] = get_ema_multi_avg_fn(ema_decay)
         self.errors = nn.ModuleDict({stage: Errors() for stage in ("val", "test", "test_without_ema")})
 
@@ -109,23 +124,24 @@ class AtomisticModule(LightningModule):
             self.averaged.load_state_dict(self.model.state_dict())
         self.averaged.check(first.cpu())
 
-    def on_train_start(self) -> None:
-        """Count optimiser steps from here: this may be a resumed run, or a second one with a new Trainer."""
-        self._averaged_step = self.global_step
-
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
-        loss = energy_forces_loss(self.model(batch, forces=self.rho > 0), batch, self.rho)
+        """The loss of a batch, scaled so that the mean over all processes is that over all their molecules.
+
+        DDP averages gradients over the processes, however many molecules each of them has; what comes out is the
+        gradient that one process would find for all molecules together.
+        """
+        losses = molecule_losses(self.model(batch, forces=self.rho > 0), batch, self.rho, self.energy_weight)
+        molecules, ranks = losses.new_tensor(float(len(losses))), rank_and_number()[1]
+        loss = losses.sum() * ranks / sum_over_ranks(molecules)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # when Lightning writes its logs
-            self.log("train/loss", loss.detach(), batch_size=len(batch.energy), prog_bar=True)
+            self.log("train/loss", loss.detach(), batch_size=1, prog_bar=True, sync_dist=ranks > 1)
             self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=1)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Data, batch_idx: int) -> None:
-        """Update the averaged weights if the optimiser has stepped, which it may do after several batches."""
-        if self.global_step > self._averaged_step:
-            self._averaged_step = self.global_step
-            self.update_average()
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the averaged weights follow."""
+        super().optimizer_step(*args, **kwargs)
+        self.update_average()
 
     def update_average(self) -> None:
         """Move the averaged weights towards the trained ones."""
@@ -161,27 +177,45 @@ class AtomisticModule(LightningModule):
     def _evaluate(self, model: AtomisticModel, batch: Data, stage: str) -> Prediction:
         prediction = model(batch, forces="forces" in batch)
         errors = self.errors[stage]
-        errors.add(prediction, batch, energy_forces_loss(prediction, batch, self.rho))
+        errors.add(prediction, batch, molecule_losses(prediction, batch, self.rho, self.energy_weight))
         for name, metric in errors.items():
             if metric.update_called:
-                self.log(f"{stage}/{name}", metric, batch_size=len(batch.energy), prog_bar=name == "forces_mae")
+                self.log(f"{stage}/{name}", metric, batch_size=1, prog_bar=name == "forces_mae")
         return prediction
+
+
+class Mean(Metric):
+    """The mean of all numbers of all processes, in float64, which torchmetrics' own is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, numbers: Float[Tensor, "numbers"]) -> None:
+        """Add numbers."""
+        self.total += numbers.double().sum()
+        self.count += len(numbers)
+
+    def compute(self) -> Tensor:
+        """Their mean."""
+        return self.total / self.count
 
 
 class Errors(nn.ModuleDict):
     """MAE and RMSE of energies (eV, per molecule) and forces (eV/Å, per component), and the loss."""
 
     def __init__(self) -> None:
-        super().__init__({"loss": MeanMetric()})
+        super().__init__({"loss": Mean()})
         for quantity in ("energy", "forces"):
             self[f"{quantity}_mae"] = MeanAbsoluteError()
             self[f"{quantity}_rmse"] = MeanSquaredError(squared=False)
         for metric in self.values():
             metric.set_dtype(torch.float64)
 
-    def add(self, prediction: Prediction, data: Data, loss: Tensor) -> None:
-        """Add a batch."""
-        self["loss"].update(loss, weight=len(data.energy))
+    def add(self, prediction: Prediction, data: Data, losses: Float[Tensor, "molecules"]) -> None:
+        """Add a batch, which may be empty."""
+        self["loss"].update(losses)
         for quantity in ("energy", "forces"):
             if quantity in data:
                 for measure in ("mae", "rmse"):

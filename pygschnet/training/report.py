@@ -17,6 +17,7 @@ from torch_geometric.data import Data
 
 from pygschnet.files import replacing
 from pygschnet.model import Prediction
+from pygschnet.ranks import collect, interleave
 from pygschnet.training.plots import plot_learning_curves, plot_parity
 from pygschnet.units import UNITS, energy_factor
 
@@ -104,7 +105,8 @@ class RunReport(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._finish(trainer, pl_module)
-        for quantity, pairs in self._pairs.items():
+        for quantity, of_this_rank in self._pairs.items():
+            pairs = interleave(collect(of_this_rank))
             if pairs and trainer.is_global_zero:
                 reference, predicted = (torch.cat(values).numpy() for values in zip(*pairs, strict=True))
                 plot_parity(reference, predicted, quantity, UNITS[quantity], self.run_dir / f"parity_{quantity}.png")
