@@ -26,7 +26,7 @@ from pygschnet import data_cli
 from pygschnet.errors import InputError
 from pygschnet.export import PRESETS, preset_file, save
 from pygschnet.files import write_npz
-from pygschnet.ranks import collect, interleave, rank_and_number
+from pygschnet.ranks import collect, interleave, lost_contact
 from pygschnet.training import AtomisticModule, Checkpoints, RunReport
 from pygschnet.training.checkpoint import AtomicCheckpointIO, newest_good
 from pygschnet.training.report import device_name
@@ -63,9 +63,6 @@ NOISE = (
     ".*number of training batches .* is smaller than the logging interval.*",  # we count steps, not batches
 )
 """Warnings that ask nothing of the user."""
-
-LOST = ("gloo", "NCCL", "Connection", "Timed out", "timed out", "Socket", "socket")
-"""Words in the errors of torch.distributed when another process has gone."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -180,12 +177,8 @@ class CLI(LightningCLI):
                 print(f"stopped by a signal after step {stopped.step}: {saved}")
             raise
         except RuntimeError as error:
-            if rank_and_number()[1] > 1 and any(word in str(error) for word in LOST):
-                reason = str(error).strip().partition("\n")[0]
-                raise InputError(
-                    f"lost contact with another process of this training ({reason}). Look for its message; "
-                    f"pygschnet fit -c {self.report.run_dir}/config.yaml --ckpt_path last goes on"
-                ) from None
+            if lost_contact(error):
+                sys.exit(1)  # `Checkpoints` has said so
             raise
 
     def after_fit(self) -> None:
@@ -216,7 +209,7 @@ class CLI(LightningCLI):
         of_this_rank = self.trainer.predict(**kwargs)
         counts = [batch.ptr.diff() for batch in self.datamodule.predict_dataloader()]
         atoms = torch.cat(interleave(collect(counts)))
-        predictions = interleave(collect(of_this_rank))
+        predictions = interleave(collect(of_this_rank or []))
         if not self.trainer.is_global_zero:
             return
         path = self.report.run_dir / "predictions.npz"

@@ -7,6 +7,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+LOST = ("gloo", "NCCL", "Connection", "Timed out", "timed out", "ocket")
+"""Words in what torch.distributed says when another process has gone."""
+
 
 def rank_and_number() -> tuple[int, int]:
     """Which process this is, counted from 0, and how many there are."""
@@ -35,3 +38,8 @@ def interleave(parts: Sequence[Sequence[Any]]) -> list[Any]:
     """Items that were dealt out like cards, in their old order."""
     nothing = object()
     return [item for item in chain.from_iterable(zip_longest(*parts, fillvalue=nothing)) if item is not nothing]
+
+
+def lost_contact(error: BaseException) -> bool:
+    """Whether an error comes from another process having gone."""
+    return rank_and_number()[1] > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in LOST)

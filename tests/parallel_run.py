@@ -1,6 +1,6 @@
 """A training and a test in one or several processes; writes the gradients of every step and the errors.
 
-    python -m tests.parallel_run DATA OUT PROCESSES [NODES]
+python -m tests.parallel_run DATA OUT PROCESSES [NODES]
 """
 
 import json

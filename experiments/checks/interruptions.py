@@ -3,10 +3,11 @@
     python -m experiments.checks.interruptions [--kills 20] [--out experiments/results/interruptions.json]
 
 The training shuffles, has two workers, averages its weights, reduces its learning rate on a plateau, validates every
-25 steps and writes a checkpoint after every batch, so that many kills hit one that is being written.
+25 steps and writes a checkpoint after every batch; every second kill waits for one that is being written.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -34,7 +35,8 @@ model:
   head: {class_path: Atomwise, init_args: {features: 16}}
   ema_decay: 0.9
   optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.01}}
-  scheduler: {class_path: pytorch_lightning.cli.ReduceLROnPlateau, init_args: {monitor: val/loss, patience: 0, factor: 0.7}}
+  scheduler: {class_path: pytorch_lightning.cli.ReduceLROnPlateau,
+    init_args: {monitor: val/loss, patience: 0, factor: 0.7}}
 data: {class_path: MD17, init_args: {path: frames.npz, train: 90, val: 12, test: 12, batch_size: 8, num_workers: 2}}
 trainer: {max_steps: 200, check_val_every_n_epoch: null, val_check_interval: 25, enable_progress_bar: false,
   enable_model_summary: false, logger: false}
@@ -85,10 +87,8 @@ def prepare(folder: Path, config: str = CONFIG) -> Path:
 
 def kill(child: Any) -> None:
     """End a training and its workers without asking."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it has just finished
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it has just finished
     child.join()
 
 
@@ -121,7 +121,9 @@ def reference(folder: Path, processes: int = 1) -> tuple[dict[str, Any], float]:
     return final(folder), time.monotonic() - begun
 
 
-def killed(folder: Path, kills: int, seconds: float, draw: random.Random) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def killed(
+    folder: Path, kills: int, seconds: float, draw: random.Random
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A training that is killed up to so many times, and what stood there each time."""
     prepare(folder)
     history: list[dict[str, Any]] = []
@@ -131,8 +133,17 @@ def killed(folder: Path, kills: int, seconds: float, draw: random.Random) -> tup
         if child.exitcode is not None:
             assert child.exitcode == 0, (folder / "log.txt").read_text()
             return final(folder), history
+        if len(history) % 2:
+            wait_for_writing(folder)
         kill(child)
         history.append(stand(folder))
+
+
+def wait_for_writing(folder: Path) -> None:
+    """Until a checkpoint is being written, or a second has passed."""
+    until = time.monotonic() + 1
+    while time.monotonic() < until and not list((folder / "run/checkpoints").glob("*.part")):
+        pass
 
 
 def stand(folder: Path) -> dict[str, Any]:

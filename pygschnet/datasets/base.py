@@ -13,7 +13,6 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch_geometric.data import Batch
 
 from pygschnet.datasets.border import Block
 from pygschnet.datasets.convert import (
@@ -23,6 +22,7 @@ from pygschnet.datasets.convert import (
     write_edges_file,
     write_molecules,
 )
+from pygschnet.datasets.loader import make_loader
 from pygschnet.datasets.molecules import Molecules, Selection
 from pygschnet.datasets.readers import check_file
 from pygschnet.datasets.sampler import BatchSampler
@@ -126,8 +126,10 @@ class MoleculeData(LightningDataModule, ABC):
         self._resumed_at = 0
 
     def _position(self) -> int:
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total.started if self.trainer else 0
-        return progress or self._resumed_at
+        if self.trainer is None:
+            return self._resumed_at
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return progress.started or self._resumed_at
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -263,14 +265,8 @@ class MoleculeData(LightningDataModule, ABC):
 
     def _loader(self, name: str | None, sampler: BatchSampler | None = None) -> DataLoader:
         indices = torch.arange(len(self._molecules())) if name is None else self.split[name]
-        return ResumableLoader(
-            Selection(self._molecules(), indices),
-            batch_size=None,  # the sampler gives whole batches
-            sampler=sampler or BatchSampler(np.ones(len(indices), np.int64), self.eval_batch_size),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=_already_a_batch,
-        )
+        sampler = sampler or BatchSampler(np.ones(len(indices), np.int64), self.eval_batch_size)
+        return make_loader(Selection(self._molecules(), indices), sampler, self.num_workers)
 
     def _draw(self) -> dict[str, Tensor]:
         if self.split_file is not None:
@@ -280,18 +276,3 @@ class MoleculeData(LightningDataModule, ABC):
     def _molecules(self) -> Molecules:
         assert self.molecules is not None, "setup has not been called"
         return self.molecules
-
-
-class ResumableLoader(DataLoader):
-    """Tells Lightning that it may resume in the middle of an epoch: the sampler knows where."""
-
-    def state_dict(self) -> dict[str, int]:
-        """Nothing: `MoleculeData.state_dict` has it."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Nothing to do."""
-
-
-def _already_a_batch(batch: Batch) -> Batch:
-    return batch

@@ -187,6 +187,9 @@ class AtomisticModule(LightningModule):
 class Mean(Metric):
     """The mean of all numbers of all processes, in float64, which torchmetrics' own is not."""
 
+    total: Tensor
+    count: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

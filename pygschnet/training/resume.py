@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pygschnet.errors import InputError
-from pygschnet.ranks import collect, rank_and_number, sum_over_ranks
+from pygschnet.ranks import collect, lost_contact, rank_and_number, sum_over_ranks
 from pygschnet.training.checkpoint import keep_older, remove_parts
 
 FORMAT = 1
@@ -61,20 +62,20 @@ class Checkpoints(pl.Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to signals, and take up the random numbers where the checkpoint left them."""
+        """Listen to signals."""
         self._handlers = {number: signal.signal(number, self._listen) for number in SIGNALS}
         self._asked, self._due, self._saved_at = 0, False, time.monotonic()
-        loop = trainer.fit_loop.epoch_loop
-        if hasattr(loop, "_broadcast_sigterm_tensor"):
-            loop._broadcast_sigterm_tensor = lambda: None  # waits for the GPU at every step; ours does not
+        # Lightning's own agreement about SIGTERM waits for the GPU at every step
+        vars(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = lambda: None
         if trainer.is_global_zero:
             remove_parts(self.path.parent)
-        if self._random is not None:
-            set_random_state(self._random)
-            self._random = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         """Save what stands after the batch before, if that is due, and stop if a signal has asked for it."""
+        end_restart(trainer)
+        if self._random is not None:
+            set_random_state(self._random)
+            self._random = None
         if index % trainer.accumulate_grad_batches:
             return  # gradients of some batches wait for others
         overdue = time.monotonic() - self._saved_at > 60 * self.minutes
@@ -84,6 +85,9 @@ class Checkpoints(pl.Callback):
             self._save(trainer, "between batches")
         if asked:
             raise Stopped(trainer.global_step, saved=begun)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        end_restart(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Stop if a signal has asked for it; the resumed training begins with this validation.
@@ -102,6 +106,17 @@ class Checkpoints(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer, "at the end")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say at once what has happened to another process: whoever started this one may end it, too."""
+        if lost_contact(exception):
+            reason = str(exception).strip().partition("\n")[0]
+            print(
+                f"pygschnet: error: lost contact with another process of this training ({reason}). Look for its "
+                f"message; --ckpt_path last goes on from {self.path}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give signals back to whom they belonged."""
@@ -168,7 +183,6 @@ def stand_between_batches(loops: dict[str, Any], trainer: pl.Trainer, when: str)
         when: "between batches", in the hook at the start of a batch; "before validation", in a validation that is to
             be run from its beginning; or "at the end" of the training.
     """
-    loop = trainer.fit_loop.epoch_loop
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     validation, stepped = loops["epoch_loop.val_loop.batch_progress"], loops["epoch_loop.state_dict"]
     done, finished = batches["current"]["started"], epochs["current"]["processed"]
@@ -188,17 +202,14 @@ def stand_between_batches(loops: dict[str, Any], trainer: pl.Trainer, when: str)
         progress.update(dict.fromkeys(progress, 0))
     if when == "before validation":
         validation["total"].update(ready=1, started=1)  # which Lightning reads as: go back to the validation
-    elif validates_after(loop, trained, done):
-        stepped["_batches_that_stepped"] -= 1  # Lightning comes by there once more, without validating
+    else:  # as in Lightning's hook at the end of a batch, which it goes on from without validating once more
+        for count in (batches["total"], batches["current"], stepped):
+            count["_batches_that_stepped" if count is stepped else "completed"] -= 1
 
 
-def validates_after(loop: Any, trained: int, done: int) -> bool:
-    """Whether Lightning would validate now."""
-    trainer = loop.trainer
-    interval = trainer.val_check_batch
-    if not loop._should_check_val_epoch() or interval in (None, float("inf")):
-        return False
-    return (trained if trainer.check_val_every_n_epoch is None else done) % interval == 0
+def end_restart(trainer: pl.Trainer) -> None:
+    """Let the first epoch of a resumed training end like any other: Lightning would forget the plateau schedule."""
+    vars(trainer.fit_loop)["_restarting"] = False
 
 
 def random_state() -> dict[str, Any]:
