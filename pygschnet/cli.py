@@ -213,11 +213,12 @@ class CLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         path = self.report.run_dir / "predictions.npz"
-        energy, forces, _, atomic_energies = (
-            None if parts[0] is None else torch.cat(parts).cpu().numpy() for parts in zip(*predictions, strict=True)
-        )
-        arrays = {"atoms": atoms.numpy(), "energy": energy, "forces": forces, "atomic_energies": atomic_energies}
-        write_npz(path, {name: array for name, array in arrays.items() if array is not None})
+        arrays = {"atoms": atoms.numpy()}
+        for name in ("energy", "forces", "atomic_energies", *predictions[0].properties):
+            parts = [(prediction._asdict() | prediction.properties)[name] for prediction in predictions]
+            if parts[0] is not None:
+                arrays[name] = torch.cat(parts).cpu().numpy()
+        write_npz(path, arrays)
         print(f"energies (eV), forces (eV/Å) and atomic energies (eV) of {len(atoms)} molecules are in {path}")
 
     def _choose_checkpoint(self) -> None:

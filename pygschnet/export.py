@@ -64,6 +64,7 @@ def save(model: AtomisticModel, path: str | Path, summary: dict[str, Any] | None
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "representation": architecture(model.representation),
         "head": architecture(model.head),
+        "properties": {name: architecture(head) for name, head in model.properties.items()},
         "summary": summary or {},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -96,7 +97,8 @@ def load(path: str | Path) -> AtomisticModel:
             f"{path} was written by pygschnet {description['version']} in format {description['format']}; "
             f"this version reads formats up to {FORMAT}: update pygschnet"
         )
-    model = AtomisticModel(build(description["representation"]), build(description["head"]))
+    properties = {name: build(head) for name, head in description.get("properties", {}).items()}
+    model = AtomisticModel(build(description["representation"]), build(description["head"]), properties)
     model.to(getattr(torch, description["dtype"])).load_state_dict(tensors)
     return model.eval()
 

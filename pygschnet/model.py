@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,33 +24,40 @@ class Prediction(NamedTuple):
         forces: −∂E/∂r, [atoms, 3], eV/Å; None if not asked for.
         stress: (∂E/∂ε)/V, [molecules, 3, 3], eV/Å³; None if not asked for.
         atomic_energies: [atoms], eV, float64; their sum over a molecule is its energy.
+        properties: by name, [molecules], float64, in the units of the data they were trained on.
     """
 
     energy: Float[Tensor, "molecules"]
     forces: Float[Tensor, "atoms 3"] | None
     stress: Float[Tensor, "molecules 3 3"] | None
     atomic_energies: Float[Tensor, "atoms"]
+    properties: dict[str, Float[Tensor, "molecules"]] = {}  # noqa: RUF012, a NamedTuple shares its defaults
 
 
 class AtomisticModel(nn.Module):
-    """Energies, forces and stress of molecules.
+    """Energies, forces, stress and other properties of molecules.
 
     Args:
         representation: graph → features per atom.
         head: features → energies.
+        properties: heads of other properties, such as QM9's gap, by the names that they have in the data.
 
     Raises:
-        InputError: if the head does not fit the representation.
+        InputError: if a head does not fit the representation.
     """
 
-    def __init__(self, representation: Representation, head: Atomwise):
+    def __init__(
+        self, representation: Representation, head: Atomwise, properties: Mapping[str, Atomwise] | None = None
+    ):
         super().__init__()
-        if representation.features != head.features:
-            raise InputError(
-                f"the representation gives {representation.features} features, the head takes {head.features}"
-            )
+        for each in (head, *(properties or {}).values()):
+            if representation.features != each.features:
+                raise InputError(
+                    f"the representation gives {representation.features} features, the head takes {each.features}"
+                )
         self.representation = representation
         self.head = head
+        self.properties = nn.ModuleDict(properties or {})
 
     @property
     def cutoff(self) -> float | None:
@@ -75,24 +83,28 @@ class AtomisticModel(nn.Module):
         if stress and "cell" not in data:
             raise InputError("stress needs a cell, and this system has none")
         if not (forces or stress):
-            energy, atomic_energies = self._energies(data)
-            return Prediction(energy, None, None, atomic_energies)
+            energy, atomic_energies, properties = self._outputs(data)
+            return Prediction(energy, None, None, atomic_energies, properties)
         if not (differentiable or stress) and (prediction := self._at_once(data)) is not None:
             return prediction
         with torch.inference_mode(False), torch.enable_grad():
             prediction = self._derivatives(data, forces, stress, differentiable)
         if differentiable:
             return prediction
-        return Prediction._make(tensor if tensor is None else tensor.detach() for tensor in prediction)
+        properties = {name: values.detach() for name, values in prediction.properties.items()}
+        detached = (tensor if tensor is None else tensor.detach() for tensor in prediction[:-1])
+        return Prediction._make([*detached, properties])
 
-    def _energies(self, data: Data, once: bool = False) -> tuple[Tensor, Tensor]:
+    def _outputs(self, data: Data, once: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         features = self.representation.once(data) if once else self.representation(data)
-        return self.head(features, data.z, *molecule_index(data))
+        inputs = (features, data.z, *molecule_index(data))
+        properties = {name: head(*inputs)[0] for name, head in self.properties.items()}
+        return *self.head(*inputs), properties
 
     def _at_once(self, data: Data) -> Prediction | None:
         """Energies and forces of small molecules without autograd; None where that is not possible."""
         network = self.head.network()
-        if network is None or (found := self.representation.outputs(data, network)) is None:
+        if network is None or self.properties or (found := self.representation.outputs(data, network)) is None:
             return None
         energy, atomic_energies = self.head.energies(found[0], data.z, *molecule_index(data))
         return Prediction(energy, -self.head.sigma.to(found[1]) * found[1], None, atomic_energies)
@@ -108,7 +120,7 @@ class AtomisticModel(nn.Module):
             strain = (inputs[1] + inputs[1].mT) / 2
             data.pos = pos + (pos.unsqueeze(1) @ strain[batch]).squeeze(1)
             data.cell = data.cell + data.cell @ strain
-        energy, atomic_energies = self._energies(data, once=not differentiable)
+        energy, atomic_energies, properties = self._outputs(data, once=not differentiable)
         gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable, materialize_grads=True)
         for leaf in inputs:
             if leaf is not given:  # nobody else can ask for its gradient: spares kernels in training
@@ -118,6 +130,7 @@ class AtomisticModel(nn.Module):
             -gradients[0] if forces else None,
             gradients[1] / torch.linalg.det(data.cell).abs().view(-1, 1, 1) if stress else None,
             atomic_energies,
+            properties,
         )
 
     def check(self, data: Data) -> None:

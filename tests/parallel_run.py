@@ -64,11 +64,11 @@ def run(path, out, processes, nodes, loss, precision):
     return {"gradients": torch.stack(gradients.steps), "metrics": json.dumps(numbers)}
 
 
-def main(path, out, processes="1", nodes="1"):
+def main(path, out, processes="1", nodes="1", only=None):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     results = {}
-    for loss in LOSSES:
+    for loss in [only] if only else LOSSES:
         for precision in ("32-true", "64-true"):
             results[f"{loss} {precision}"] = run(path, out, int(processes), int(nodes), loss, precision)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:

@@ -200,6 +200,62 @@ def test_gradient_clipping_and_accumulation(tmp_path):
         torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-7)
 
 
+def with_properties(frames):
+    for number, frame in enumerate(frames):
+        frame.gap = torch.tensor([2.0 + 0.5 * number]).double()
+        frame.mu = torch.tensor([0.1 * number**2]).double()
+    return frames
+
+
+def heads():
+    return {"gap": Atomwise(16, aggregation="mean"), "mu": Atomwise(16)}
+
+
+def test_several_targets_with_weights(tmp_path):
+    frames = with_properties(labelled(12))
+    module = small(rho=0.0, properties=heads(), property_weights={"mu": 0.25}, energy_weight=0.5)
+    train, val = loaders(frames)
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(module, train, val)
+    labels = {name: torch.cat([frame[name] for frame in frames[4:]]) for name in ("gap", "mu")}
+    for name, per_atom in (("gap", 1), ("mu", 9)):
+        head = module.model.properties[name]
+        assert head.mu.item() == pytest.approx(labels[name].mean().item() / per_atom)
+    batch = Batch.from_data_list(frames)
+    prediction = module.model(batch, forces=False)
+    expected = 0.5 * (prediction.energy - batch.energy) ** 2
+    for name, weight in (("gap", 1.0), ("mu", 0.25)):
+        deviation = labels[name].std(correction=0)
+        expected = expected + weight * ((prediction.properties[name] - batch[name]) / deviation) ** 2
+    torch.testing.assert_close(module.losses(prediction, batch), expected)
+    metrics = run.test(module, val, verbose=False)[0]
+    prediction = module.averaged(Batch.from_data_list(frames[:4]))
+    for name in ("gap", "mu"):
+        error = prediction.properties[name].detach() - torch.cat([frame[name] for frame in frames[:4]])
+        assert metrics[f"test/{name}_mae"] == pytest.approx(error.abs().mean().item())
+    with torch.no_grad():  # and without gradients, as prediction does
+        again = module.averaged.eval()(Batch.from_data_list(frames[:4]))
+    assert not again.properties["mu"].requires_grad
+    torch.testing.assert_close(again.properties, {n: v.detach() for n, v in prediction.properties.items()})
+
+
+def test_properties_can_be_learnt_without_energies(tmp_path):
+    module = small(rho=0.0, energy_weight=0.0, properties=heads(), optimizer=lambda p: torch.optim.Adam(p, 5e-3))
+    frames = with_properties(labelled(10))
+    trainer(tmp_path, max_steps=400).fit(module, DataLoader(frames, 10))
+    prediction = module.model(Batch.from_data_list(frames), forces=False)
+    for name in ("gap", "mu"):
+        label = torch.cat([frame[name] for frame in frames])
+        assert (prediction.properties[name] - label).square().mean() < 0.05 * label.var()
+
+
+def test_properties_that_the_data_lack(tmp_path):
+    with pytest.raises(InputError, match="the data have no gap, mu; they have .*energy, forces"):
+        trainer(tmp_path, max_steps=1).fit(small(rho=0.0, properties=heads()), loaders(labelled(8))[0])
+    with pytest.raises(InputError, match="property_weights has alpha, for which there is no head"):
+        small(properties=heads(), property_weights={"alpha": 1.0})
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_training_on_a_gpu(tmp_path):
     module = small()

@@ -219,6 +219,10 @@ class MoleculeData(LightningDataModule, ABC):
         """Sizes of the split and a hash of its indices."""
         return describe_split(self.split)
 
+    def label_units(self) -> dict[str, str]:
+        """Of the labels, by their names."""
+        return {name: field["unit"] for name, field in self.store.metadata["fields"].items()}
+
     def keep_split(self, path: Path) -> None:
         """Write the split to a file, for `split_file`; if it is there already, it must be the same.
 

@@ -81,16 +81,20 @@ def newest_good(path: Path) -> Path | None:
     Raises:
         InputError: if there are some, but all of them are damaged.
     """
-    found = [candidate for number in range(KEPT + 1) if (candidate := older(path, number)).exists()]
-    for candidate in found:
+    reasons = []
+    for candidate in (older(path, number) for number in range(KEPT + 1)):
+        if not candidate.exists():
+            continue
         try:
             AtomicCheckpointIO().load_checkpoint(candidate)
         except InputError as error:
-            warnings.warn(f"{error}; the one before is tried", stacklevel=2)
+            reasons.append(str(error))
         else:
+            for reason in reasons:
+                warnings.warn(f"{reason}; going on from {candidate.name}, the one before", stacklevel=2)
             return candidate
-    if found:
-        raise InputError(f"all checkpoints in {path.parent} are damaged: {', '.join(file.name for file in found)}")
+    if reasons:
+        raise InputError("no checkpoint can be used: " + "; ".join(reasons))
     return None
 
 

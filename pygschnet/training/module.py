@@ -1,7 +1,7 @@
 """The LightningModule: the loss of the paper, averaged weights, errors with units."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +75,9 @@ class AtomisticModule(LightningModule):
     Args:
         representation: graph to features, for instance SchNet.
         head: features to energies, for instance Atomwise.
+        properties: heads of other properties, by the names that they have in the data: {gap: {class_path: Atomwise}}.
+        property_weights: weights of their squared errors, measured in standard deviations of the training data, against
+            the energies' in eV²; 1 where none is given.
         rho: weight ρ of the forces in Eq. 5 of arXiv:1706.08566, in Å²; 0 trains on energies only.
         energy_weight: weight of the energies; 0 trains on forces only.
         optimizer: by default Adam with a learning rate of 0.001.
@@ -83,10 +86,14 @@ class AtomisticModule(LightningModule):
         ema_decay: of the moving average, per step; 0 takes the trained weights themselves.
     """
 
+    property_scales: Float[Tensor, "properties"]
+
     def __init__(
         self,
         representation: Representation,
         head: Atomwise,
+        properties: dict[str, Atomwise] | None = None,
+        property_weights: dict[str, float] | None = None,
         rho: float = 100.0,
         energy_weight: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,
@@ -96,33 +103,56 @@ class AtomisticModule(LightningModule):
         super().__init__()
         if rho < 0:
             raise InputError(f"rho, the weight of the forces in Å², must not be negative, got {rho}")
-        if energy_weight < 0 or rho == energy_weight == 0:
+        if energy_weight < 0 or (rho == energy_weight == 0 and not properties):
             raise InputError(
                 f"energy_weight must not be negative, nor 0 if rho is; got {energy_weight} and rho = {rho}"
             )
+        if unknown := (property_weights or {}).keys() - (properties or {}).keys():
+            raise InputError(f"property_weights has {', '.join(sorted(unknown))}, for which there is no head")
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay must be from 0 to below 1, got {ema_decay}")
-        self.model = AtomisticModel(representation, head)
+        self.model = AtomisticModel(representation, head, properties)
+        self.property_weights = {name: (property_weights or {}).get(name, 1.0) for name in properties or {}}
+        # standard deviations of the properties in the training data
+        self.register_buffer("property_scales", torch.ones(len(self.property_weights), dtype=torch.float64))
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
         self.rho, self.energy_weight, self.ema_decay = rho, energy_weight, ema_decay
         self.optimizer, self.scheduler = optimizer, scheduler
         self._average: Callable[..., None] = get_ema_multi_avg_fn(ema_decay)
-        self.errors = nn.ModuleDict({stage: Errors() for stage in ("val", "test", "test_without_ema")})
+        stages = ("val", "test", "test_without_ema")
+        self.errors = nn.ModuleDict({stage: Errors(self.property_weights) for stage in stages})
 
     def on_fit_start(self) -> None:
         """Take scale and shift from the training data, unless they are there already."""
         self.trainer.fit_loop.setup_data()
-        loader = self.trainer.train_dataloader
+        loader: Any = self.trainer.train_dataloader
         first = loader.dataset[0]
         if self.rho > 0 and "forces" not in first:
             raise InputError(f"rho = {self.rho} Å² trains on forces, but the data have none: set rho to 0")
+        if missing := [name for name in self.property_weights if name not in first]:
+            raise InputError(f"the data have no {', '.join(missing)}; they have {', '.join(sorted(first.keys()))}")
         if not self.model.head.fitted:
-            everything = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
-            progress = tqdm(everything, "energies of the training data", delay=1, leave=False)
-            isolated = self.trainer.datamodule.reference_energies if self.model.head.references == "data" else None
-            self.model.head.fit(*concatenate(progress), isolated)
-            self.averaged.load_state_dict(self.model.state_dict())
+            self._fit_heads(loader)
         self.averaged.check(first.cpu())
+
+    def _fit_heads(self, loader: DataLoader) -> None:
+        everything = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
+        progress = tqdm(everything, "labels of the training data", delay=1, leave=False)
+        isolated = self.trainer.datamodule.reference_energies if self.model.head.references == "data" else None
+        z, batch, energy, *values = concatenate(progress, list(self.property_weights))
+        self.model.head.fit(z, batch, energy, isolated)
+        for number, (head, label) in enumerate(zip(self.model.properties.values(), values, strict=True)):
+            head.fit(z, batch, label)
+            if (deviation := label.std(correction=0)) > 0:
+                self.property_scales[number] = deviation
+        self.averaged.load_state_dict(self.model.state_dict())
+
+    def losses(self, prediction: Prediction, data: Data) -> Float[Tensor, "molecules"]:
+        """The loss of every molecule: `molecule_losses`, and the squared errors of the other properties."""
+        losses = molecule_losses(prediction, data, self.rho, self.energy_weight)
+        for (name, weight), scale in zip(self.property_weights.items(), self.property_scales, strict=True):
+            losses = losses + weight * ((prediction.properties[name] - data[name]) / scale).square()
+        return losses
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """The loss of a batch, scaled so that the mean over all processes is that over all their molecules.
@@ -130,7 +160,7 @@ class AtomisticModule(LightningModule):
         DDP averages gradients over the processes, however many molecules each of them has; what comes out is the
         gradient that one process would find for all molecules together.
         """
-        losses = molecule_losses(self.model(batch, forces=self.rho > 0), batch, self.rho, self.energy_weight)
+        losses = self.losses(self.model(batch, forces=self.rho > 0), batch)
         molecules, ranks = losses.new_tensor(float(len(losses))), rank_and_number()[1]
         loss = losses.sum() * ranks / sum_over_ranks(molecules)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # when Lightning writes its logs
@@ -177,7 +207,7 @@ class AtomisticModule(LightningModule):
     def _evaluate(self, model: AtomisticModel, batch: Data, stage: str) -> Prediction:
         prediction = model(batch, forces="forces" in batch)
         errors = self.errors[stage]
-        errors.add(prediction, batch, molecule_losses(prediction, batch, self.rho, self.energy_weight))
+        errors.add(prediction, batch, self.losses(prediction, batch))
         for name, metric in errors.items():
             if metric.update_called:
                 self.log(f"{stage}/{name}", metric, batch_size=1, prog_bar=name == "forces_mae")
@@ -206,11 +236,12 @@ class Mean(Metric):
 
 
 class Errors(nn.ModuleDict):
-    """MAE and RMSE of energies (eV, per molecule) and forces (eV/Å, per component), and the loss."""
+    """MAE and RMSE of energies (eV, per molecule), forces (eV/Å, per component) and properties, and the loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, properties: Iterable[str] = ()) -> None:
         super().__init__({"loss": Mean()})
-        for quantity in ("energy", "forces"):
+        self.quantities = ("energy", "forces", *properties)
+        for quantity in self.quantities:
             self[f"{quantity}_mae"] = MeanAbsoluteError()
             self[f"{quantity}_rmse"] = MeanSquaredError(squared=False)
         for metric in self.values():
@@ -219,20 +250,23 @@ class Errors(nn.ModuleDict):
     def add(self, prediction: Prediction, data: Data, losses: Float[Tensor, "molecules"]) -> None:
         """Add a batch, which may be empty."""
         self["loss"].update(losses)
-        for quantity in ("energy", "forces"):
+        predicted = prediction._asdict() | prediction.properties
+        for quantity in self.quantities:
             if quantity in data:
                 for measure in ("mae", "rmse"):
-                    label = data[quantity].flatten()
-                    self[f"{quantity}_{measure}"].update(getattr(prediction, quantity).flatten(), label)
+                    self[f"{quantity}_{measure}"].update(predicted[quantity].flatten(), data[quantity].flatten())
 
 
-def concatenate(batches: Iterable[Data]) -> tuple[Tensor, Tensor, Tensor]:
-    """Atomic numbers, molecule of each atom, and energies of all molecules of all batches."""
-    z, sizes, energies = [], [], []
+def concatenate(batches: Iterable[Data], properties: Sequence[str] = ()) -> tuple[Tensor, ...]:
+    """Atomic numbers, molecule of each atom, energies and properties of all molecules of all batches."""
+    z, sizes = [], []
+    labels: list[list[Tensor]] = [[] for _ in ("energy", *properties)]
     for data in batches:
         batch, molecules = molecule_index(data)
         z.append(data.z.cpu())
         sizes.append(torch.bincount(batch, minlength=molecules).cpu())
-        energies.append(data.energy.cpu())
+        for values, name in zip(labels, ("energy", *properties), strict=True):
+            values.append(data[name].cpu())
     atoms = torch.cat(sizes)
-    return torch.cat(z), torch.arange(len(atoms)).repeat_interleave(atoms), torch.cat(energies)
+    molecule = torch.arange(len(atoms)).repeat_interleave(atoms)
+    return torch.cat(z), molecule, *(torch.cat(values) for values in labels)

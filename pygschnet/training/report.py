@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -45,6 +46,9 @@ class RecordedData(Protocol):
     def describe_split(self) -> dict[str, Any]:
         """Sizes and hash of the split."""
 
+    def label_units(self) -> dict[str, str]:
+        """Of the labels."""
+
     def keep_split(self, path: Path) -> None:
         """Write the split, or compare it with what has been written."""
 
@@ -60,6 +64,7 @@ class RunReport(pl.Callback):
         self.run_dir = Path(run_dir)
         self.seconds = 0.0  # of training, over all resumed parts
         self.record: dict[str, Any] = {}  # what metrics.json holds
+        self.units = UNITS
         self._started = 0.0
         self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
@@ -69,6 +74,10 @@ class RunReport(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if isinstance(trainer.datamodule, RecordedData):
+            self.units = UNITS | trainer.datamodule.label_units()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
@@ -88,7 +97,7 @@ class RunReport(pl.Callback):
             self._finish(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._pairs = {"energy": [], "forces": []}
+        self._pairs = {}
 
     def on_test_batch_end(
         self,
@@ -99,9 +108,11 @@ class RunReport(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._pairs["energy"].append((batch.energy.cpu(), outputs.energy.cpu()))
-        if "forces" in batch:
-            self._pairs["forces"].append((batch.forces.flatten().cpu(), outputs.forces.flatten().cpu()))
+        predicted = outputs._asdict() | outputs.properties
+        for quantity in ("energy", "forces", *outputs.properties):
+            if quantity in batch:
+                pair = (batch[quantity].flatten().cpu(), predicted[quantity].flatten().cpu())
+                self._pairs.setdefault(quantity, []).append(pair)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._finish(trainer, pl_module)
@@ -109,7 +120,8 @@ class RunReport(pl.Callback):
             pairs = interleave(collect(of_this_rank))
             if pairs and trainer.is_global_zero:
                 reference, predicted = (torch.cat(values).numpy() for values in zip(*pairs, strict=True))
-                plot_parity(reference, predicted, quantity, UNITS[quantity], self.run_dir / f"parity_{quantity}.png")
+                path = self.run_dir / f"parity_{quantity}.png"
+                plot_parity(reference, predicted, quantity, self.units.get(quantity, ""), path)
         self._pairs = {}
 
     def draw_learning_curves(self) -> None:
@@ -119,7 +131,8 @@ class RunReport(pl.Callback):
             with path.open() as file:
                 rows += csv.DictReader(file)
         curves, units = {}, {}
-        for key, (name, unit) in CURVES.items():
+        columns = {f"val/{name}_mae": (f"validation {name} MAE", unit) for name, unit in self.units.items()} | CURVES
+        for key, (name, unit) in columns.items():
             points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
             if points:
                 curves[name] = tuple(np.array(points).T)
@@ -130,7 +143,7 @@ class RunReport(pl.Callback):
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = with_units({name: float(value) for name, value in trainer.callback_metrics.items()})
+        metrics = with_units({name: float(value) for name, value in trainer.callback_metrics.items()}, self.units)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         path = self.run_dir / "metrics.json"
         earlier = json.loads(path.read_text()) if path.exists() else {}
@@ -153,30 +166,31 @@ class RunReport(pl.Callback):
         return facts
 
 
-def with_units(metrics: dict[str, float]) -> dict[str, dict[str, dict[str, Any]]]:
+def with_units(metrics: Mapping[str, float], units: Mapping[str, str] = UNITS) -> dict[str, dict[str, dict[str, Any]]]:
     """Lightning's flat metrics, such as "test/energy_mae", by stage and with their unit."""
     nested: dict[str, dict[str, dict[str, Any]]] = {}
     for key, value in metrics.items():
         stage, _, name = key.partition("/")
         quantity, _, measure = name.rpartition("_")
         if stage in STAGES and measure in ("mae", "rmse"):
-            nested.setdefault(STAGES[stage], {})[name] = {"value": value, "unit": UNITS[quantity]}
+            nested.setdefault(STAGES[stage], {})[name] = {"value": value, "unit": units.get(quantity, "")}
     return nested
 
 
 def table(metrics: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Errors as text, in eV and in the kcal/mol of the papers."""
+    """Errors as text; energies and forces in eV and in the kcal/mol of the papers."""
     kcal = 1 / energy_factor("kcal/mol")
     lines = []
     for stage, errors in metrics.items():
         for name, error in errors.items():
             quantity, measure = name.rsplit("_", 1)
             label = f"{stage.replace('_', ' ')}: {quantity} {measure.upper()}"
-            unit = error["unit"]
-            lines.append(
-                f"  {label:<36}{1000 * error['value']:>12.3f} m{unit:<6}"
-                f"{kcal * error['value']:>12.4f} {unit.replace('eV', 'kcal/mol')}"
-            )
+            value, unit = error["value"], error["unit"]
+            if unit in ("eV", "eV/Å"):
+                text = f"{1000 * value:>12.3f} m{unit:<6}{kcal * value:>12.4f} {unit.replace('eV', 'kcal/mol')}"
+            else:
+                text = f"{value:>12.5g} {unit}"
+            lines.append(f"  {label:<36}{text}")
     return "\n".join(lines)
 
 
