@@ -6,19 +6,16 @@ import logging
 import shutil
 import sys
 import warnings
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter
-from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
@@ -29,9 +26,10 @@ from pygschnet.files import write_npz
 from pygschnet.ranks import collect, interleave, lost_contact
 from pygschnet.training import AtomisticModule, Checkpoints, RunReport
 from pygschnet.training.checkpoint import AtomicCheckpointIO, newest_good
+from pygschnet.training.memory import ADVICE, is_out_of_memory
 from pygschnet.training.report import device_name
 from pygschnet.training.resume import Stopped
-from pygschnet.training.run import check_writable, default_run_dir, refuse_changes
+from pygschnet.training.run import check_writable, default_run_dir, parallel_settings, refuse_changes
 
 DESCRIPTION = f"""\
 Train, test and use SchNet models of molecules.
@@ -86,6 +84,12 @@ class CLI(LightningCLI):
             default=30.0,
             help="How long the processes of a parallel training wait for each other, in minutes.",
         )
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="Of float32 products on a GPU: float32, TF32 or bfloat16. Distances and sums of energies stay exact.",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -120,16 +124,12 @@ class CLI(LightningCLI):
         """Read no settings from checkpoints: ours hold none, the configuration does."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        torch.set_float32_matmul_precision(self._get(self.config, "matmul_precision"))
         self.report = RunReport(self._get(self.config, "run_dir"))
         settings = self._get(self.config_init, "trainer")
         last = Checkpoints(self.report.run_dir, self._get(self.config, "checkpoint_minutes"))
         kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, last]
-        kwargs["plugins"] = [*(settings["plugins"] or []), AtomicCheckpointIO()]
-        if SLURMEnvironment.detect():
-            kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))  # Lightning would save in mid-step
-        if settings["strategy"] in ("auto", "ddp") and (settings["num_nodes"], settings["devices"]) != (1, 1):
-            timeout = timedelta(minutes=self._get(self.config, "timeout_minutes"))
-            kwargs["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=timeout)
+        kwargs |= parallel_settings(settings, self._get(self.config, "timeout_minutes"))
         if settings["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
         if settings["logger"] is None and self.subcommand == "fit":
@@ -176,9 +176,11 @@ class CLI(LightningCLI):
                 saved = f"saved; {go_on}" if stopped.saved else "nothing new to save"
                 print(f"stopped by a signal after step {stopped.step}: {saved}")
             raise
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if lost_contact(error):
                 sys.exit(1)  # `Checkpoints` has said so
+            if is_out_of_memory(error):
+                raise InputError(ADVICE) from error
             raise
 
     def after_fit(self) -> None:

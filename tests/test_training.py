@@ -1,5 +1,6 @@
 """The loss, the averages, the schedule, and that training trains."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ from pytorch_lightning.cli import ReduceLROnPlateau
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
+import pygschnet
+from experiments.benchmarks.systems import WORKS
+from experiments.benchmarks.systems import graph as graph_of
 from pygschnet import Atomwise, InputError, Prediction, RadiusGraph, SchNet
-from pygschnet.training import AtomisticModule, ContinuousDecay, energy_forces_loss
+from pygschnet.training import AtomisticModule, ContinuousDecay, CosineDecay, energy_forces_loss
 from pygschnet.training.checkpoint import AtomicCheckpointIO
+from pygschnet.training.memory import PER_WEIGHT, training_megabytes
 from pygschnet.training.module import concatenate
 from tests.structures import ethanol, graph, make_model, randomise
 
@@ -78,6 +83,32 @@ def test_decay_is_continuous():
         optimizer.step()
         schedule.step()
         assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * 0.96 ** (step / 100), rel=1e-12)
+
+
+def test_warm_up_and_cosine():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-3)
+    schedule = CosineDecay(optimizer, 100, final=0.1, warm_up=9)
+    rates = [schedule.get_last_lr()[0]]
+    for _ in range(150):
+        optimizer.step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    assert rates[0] == pytest.approx(2e-3 / 10, rel=1e-3) and max(rates) == pytest.approx(rates[9], rel=0.02)
+    assert rates[50] == pytest.approx(2e-3 * 0.55) and rates[100] == rates[150] == pytest.approx(2e-4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-3)
+    assert ContinuousDecay(optimizer, 0.5, 10, warm_up=3).get_last_lr()[0] == pytest.approx(2e-3 / 4)
+
+
+def test_the_estimate_of_memory_is_near_what_was_measured():
+    rows = json.loads(Path("experiments/results/bench-cpu.json").read_text())["rows"]
+    for row in rows:
+        work = WORKS[row["number"]]
+        if work.train:
+            model = pygschnet.preset(work.preset)
+            data = graph_of(work, model.cutoff)
+            weights = 4 * PER_WEIGHT * sum(p.numel() for p in model.parameters()) / 1e6
+            found = training_megabytes(model, len(data.z), data.edge_index.shape[1] / 2) - weights
+            assert 0.6 < found / row["ours_peak_mb"] < 1.3, work.name
 
 
 def test_average_follows_the_formula(tmp_path):

@@ -19,7 +19,6 @@ import pytorch_lightning as pl
 import torch
 
 import pygschnet
-from pygschnet import Prediction
 from pygschnet.datasets import MD17
 from pygschnet.training import AtomisticModule, energy_forces_loss
 from pygschnet.training.module import concatenate
@@ -57,12 +56,12 @@ def by_hand(data: MD17, steps: int, device: torch.device) -> dict[str, list[floa
         lap("data wait")
         moved = copy.copy(batch)
         moved.pos = batch.pos.clone().requires_grad_()
-        energy, _, _, atomic_energies = module.model(moved, forces=False)
+        prediction = module.model(moved, forces=False)
         lap("forward")
-        forces = -torch.autograd.grad(energy.sum(), moved.pos, create_graph=True)[0]
+        forces = -torch.autograd.grad(prediction.energy.sum(), moved.pos, create_graph=True)[0]
         lap("forces")
         optimizer.zero_grad()
-        energy_forces_loss(Prediction(energy, forces, None, atomic_energies), batch, RHO).backward()
+        energy_forces_loss(prediction._replace(forces=forces), batch, RHO).backward()
         lap("backward")
         optimizer.step()
         scheduler.step()

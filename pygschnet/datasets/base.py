@@ -112,6 +112,7 @@ class MoleculeData(LightningDataModule, ABC):
         self.molecules: Molecules | None = None
         self.split: dict[str, Tensor] = {}
         self._resumed_at = 0
+        self.batch_atoms = self.batch_edges = 0.0  # of an average training batch
 
     def state_dict(self) -> dict[str, int]:
         """How many batches have been trained on, for checkpoints."""
@@ -253,6 +254,7 @@ class MoleculeData(LightningDataModule, ABC):
             sizes, budget = edges, self.max_edges
         position = self._position if self.trainer else None
         sampler = BatchSampler(sizes, budget, True, self.shuffle_seed, atoms + edges, position)
+        self.batch_atoms, self.batch_edges = atoms.sum() / len(sampler), edges.sum() / len(sampler)
         return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader:

@@ -1,13 +1,15 @@
 """Training with Lightning."""
 
-from pygschnet.training.module import AtomisticModule, ContinuousDecay, energy_forces_loss, molecule_losses
+from pygschnet.training.module import AtomisticModule, energy_forces_loss, molecule_losses
 from pygschnet.training.report import RunReport
 from pygschnet.training.resume import Checkpoints
+from pygschnet.training.schedules import ContinuousDecay, CosineDecay
 
 __all__ = [
     "AtomisticModule",
     "Checkpoints",
     "ContinuousDecay",
+    "CosineDecay",
     "RunReport",
     "energy_forces_loss",
     "molecule_losses",

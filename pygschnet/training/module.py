@@ -9,7 +9,6 @@ from jaxtyping import Float
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
@@ -22,6 +21,7 @@ from pygschnet.heads import Atomwise
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import rank_and_number, sum_over_ranks
 from pygschnet.representations import Representation
+from pygschnet.training.schedules import ContinuousDecay
 
 
 def molecule_losses(
@@ -51,21 +51,6 @@ def energy_forces_loss(prediction: Prediction, data: Data, rho: float, energy_we
     return molecule_losses(prediction, data, rho, energy_weight).mean()
 
 
-class ContinuousDecay(LambdaLR):
-    """Learning rate lr₀ · factor^(step / steps), a little smaller at every step.
-
-    Args:
-        optimizer: whose learning rate decays.
-        factor: by which it falls in `steps` steps.
-        steps: in which it falls by `factor`.
-
-    Source: arXiv:1706.08566, section 4.2, read as the released code does: continuous, not in stairs.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, factor: float = 0.96, steps: int = 100_000):
-        super().__init__(optimizer, lambda step: factor ** (step / steps))
-
-
 class AtomisticModule(LightningModule):
     """Trains a representation and a head on energies, or on energies and forces.
 
@@ -75,15 +60,15 @@ class AtomisticModule(LightningModule):
     Args:
         representation: graph to features, for instance SchNet.
         head: features to energies, for instance Atomwise.
-        properties: heads of other properties, by the names that they have in the data: {gap: {class_path: Atomwise}}.
-        property_weights: weights of their squared errors, measured in standard deviations of the training data, against
-            the energies' in eV²; 1 where none is given.
         rho: weight ρ of the forces in Eq. 5 of arXiv:1706.08566, in Å²; 0 trains on energies only.
-        energy_weight: weight of the energies; 0 trains on forces only.
         optimizer: by default Adam with a learning rate of 0.001.
         scheduler: of the learning rate, by default the paper's decay; stepped after every optimiser step,
             ReduceLROnPlateau after every validation.
         ema_decay: of the moving average, per step; 0 takes the trained weights themselves.
+        energy_weight: weight of the energies; 0 trains on forces only.
+        properties: heads of other properties, by the names that they have in the data: {gap: {class_path: Atomwise}}.
+        property_weights: weights of their squared errors, measured in standard deviations of the training data, against
+            the energies' in eV²; 1 where none is given.
     """
 
     property_scales: Float[Tensor, "properties"]
@@ -92,13 +77,13 @@ class AtomisticModule(LightningModule):
         self,
         representation: Representation,
         head: Atomwise,
-        properties: dict[str, Atomwise] | None = None,
-        property_weights: dict[str, float] | None = None,
         rho: float = 100.0,
-        energy_weight: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,
         scheduler: LRSchedulerCallable = ContinuousDecay,
         ema_decay: float = 0.99,
+        energy_weight: float = 1.0,
+        properties: dict[str, Atomwise] | None = None,
+        property_weights: dict[str, float] | None = None,
     ):
         super().__init__()
         if rho < 0:

@@ -5,10 +5,11 @@ import json
 import os
 import platform
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,8 +18,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from pygschnet.files import replacing
-from pygschnet.model import Prediction
+from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import collect, interleave
+from pygschnet.training.memory import ADVICE, device_megabytes, training_megabytes
 from pygschnet.training.plots import plot_learning_curves, plot_parity
 from pygschnet.units import UNITS, energy_factor
 
@@ -83,6 +85,7 @@ class RunReport(pl.Callback):
         self._started = time.monotonic()
         if isinstance(trainer.datamodule, RecordedData) and trainer.is_global_zero:
             trainer.datamodule.keep_split(self.run_dir / "split.npz")
+            say_memory(trainer, cast(AtomisticModel, pl_module.model))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds += time.monotonic() - self._started
@@ -164,6 +167,19 @@ class RunReport(pl.Callback):
         if isinstance(data, RecordedData):
             facts |= {"data": data.describe(), "split": data.describe_split()}
         return facts
+
+
+def say_memory(trainer: pl.Trainer, model: AtomisticModel) -> None:
+    """Print how much memory a training step will take, and warn if that is more than there is."""
+    data: Any = trainer.datamodule
+    share = 1 / trainer.world_size
+    needed = training_megabytes(model, data.batch_atoms * share, data.batch_edges * share / 2)
+    if needed is None:
+        return
+    there = device_megabytes(trainer.strategy.root_device)
+    print(f"a step on {data.batch_atoms * share:.0f} atoms takes about {needed:.0f} MB of {there:.0f} MB")
+    if needed > 0.8 * there:
+        warnings.warn(f"this training is likely to run {ADVICE}", stacklevel=2)
 
 
 def with_units(metrics: Mapping[str, float], units: Mapping[str, str] = UNITS) -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,14 +1,17 @@
-"""Where a run is kept, and whether what stands there is the same training."""
+"""How a run begins: where it is kept, in which processes, and whether what stands there is the same training."""
 
 import os
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning_fabric.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
 from pygschnet.errors import InputError
+from pygschnet.training.checkpoint import AtomicCheckpointIO
 
 IRRELEVANT = (
     "ckpt_path",
@@ -45,6 +48,23 @@ def default_run_dir() -> str:
     if "SLURM_JOB_ID" in os.environ:
         return f"runs/slurm-{os.environ['SLURM_JOB_ID']}"
     return os.environ.setdefault("PYGSCHNET_RUN_DIR", f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+
+
+def parallel_settings(settings: Mapping[str, Any], minutes: float) -> dict[str, Any]:
+    """Arguments of Lightning's Trainer: our checkpoint files, and how several processes work together.
+
+    Args:
+        settings: of the Trainer.
+        minutes: how long processes wait for each other.
+    """
+    plugins = [*(settings["plugins"] or []), AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # Lightning would save in the middle of a step
+    parallel: dict[str, Any] = {"plugins": plugins}
+    if settings["strategy"] in ("auto", "ddp") and (settings["num_nodes"], settings["devices"]) != (1, 1):
+        timeout = timedelta(minutes=minutes)
+        parallel["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=timeout)
+    return parallel
 
 
 def check_writable(folder: Path) -> None:
