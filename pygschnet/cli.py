@@ -13,7 +13,7 @@ import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -27,6 +27,7 @@ from pygschnet.ranks import collect, interleave, lost_contact
 from pygschnet.training import AtomisticModule, Checkpoints, RunReport
 from pygschnet.training.checkpoint import AtomicCheckpointIO, newest_good
 from pygschnet.training.memory import ADVICE, is_out_of_memory
+from pygschnet.training.progress import Progress
 from pygschnet.training.report import device_name
 from pygschnet.training.resume import Stopped
 from pygschnet.training.run import check_writable, default_run_dir, parallel_settings, refuse_changes
@@ -131,12 +132,14 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, last]
         kwargs |= parallel_settings(settings, self._get(self.config, "timeout_minutes"))
         if settings["enable_progress_bar"] is not False:
-            kwargs["callbacks"].append(TQDMProgressBar(refresh_rate=20))
-        if settings["logger"] is None and self.subcommand == "fit":
-            logs = CSVLogger(self.report.run_dir, "logs")  # a new version for every resumed part
-            kwargs["logger"] = [logs, TensorBoardLogger(self.report.run_dir, "logs", logs.version)]
-        elif settings["logger"] is None:
+            kwargs["callbacks"].append(Progress())
+        if self.subcommand != "fit" or settings["logger"] is False:
             kwargs["logger"] = False
+        else:  # a new version for every resumed part; a user's own, such as W&B's, besides
+            logs, given = CSVLogger(self.report.run_dir, "logs"), settings["logger"]
+            if given in (None, True):
+                given = TensorBoardLogger(self.report.run_dir, "logs", logs.version)
+            kwargs["logger"] = [logs, *(given if isinstance(given, list) else [given])]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:

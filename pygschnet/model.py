@@ -101,6 +101,7 @@ class AtomisticModel(nn.Module):
         properties = {name: head(*inputs)[0] for name, head in self.properties.items()}
         return *self.head(*inputs), properties
 
+    @torch.compiler.disable
     def _at_once(self, data: Data) -> Prediction | None:
         """Energies and forces of small molecules without autograd; None where that is not possible."""
         network = self.head.network()
@@ -109,6 +110,7 @@ class AtomisticModel(nn.Module):
         energy, atomic_energies = self.head.energies(found[0], data.z, *molecule_index(data))
         return Prediction(energy, -self.head.sigma.to(found[1]) * found[1], None, atomic_energies)
 
+    @torch.compiler.disable  # which cannot differentiate twice
     def _derivatives(self, data: Data, forces: bool, stress: bool, differentiable: bool) -> Prediction:
         data = data.clone() if data.pos.is_inference() else copy.copy(data)
         given = data.pos if data.pos.requires_grad else None

@@ -78,33 +78,23 @@ def test_killed_three_times(tmp_path):
     assert result["differing"] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_signals_save_and_end(number, tmp_path, alone):
-    """Sent to the workers too, as Slurm and terminals do."""
+def test_signals_save_and_end(tmp_path, alone):
+    """Sent to the workers too, as Slurm and terminals do; then the last checkpoint is cut in half."""
     folder = prepare(tmp_path / "training")
-    process = command(folder, "--checkpoint_minutes", "0.0")
-    wait_for_step(folder, 30, process)
-    sent = time.monotonic()
-    os.killpg(process.pid, number)
-    output = finish(process, TRY_AGAIN)
-    assert time.monotonic() - sent < 10
-    step = int(re.search(r"stopped by a signal after step (\d+): saved; pygschnet fit", output)[1])
-    assert AtomicCheckpointIO().load_checkpoint(folder / "run/checkpoints/last.ckpt")["global_step"] == step < 200
-    assert "Traceback" not in output
-    finish(command(folder))
-    assert_identical(final(folder), alone)
-
-
-def test_half_a_checkpoint(tmp_path, alone):
-    folder = prepare(tmp_path / "training")
-    process = command(folder)
-    wait_for_step(folder, 60, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    for number, after in ((signal.SIGTERM, 20), (signal.SIGUSR1, 60), (signal.SIGINT, 110)):
+        process = command(folder)
+        wait_for_step(folder, after, process)
+        sent = time.monotonic()
+        os.killpg(process.pid, number)
+        output = finish(process, TRY_AGAIN)
+        assert time.monotonic() - sent < 10
+        step = int(re.search(r"stopped by a signal after step (\d+): saved; pygschnet fit", output)[1])
+        assert AtomicCheckpointIO().load_checkpoint(folder / "run/checkpoints/last.ckpt")["global_step"] == step < 200
+        assert "Traceback" not in output
     last = folder / "run/checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     output = finish(command(folder))
-    assert "last.ckpt is not a checkpoint, or is damaged" in output and "last-1.ckpt" in output
+    assert "last.ckpt is not a checkpoint, or is damaged" in output and "going on from last-1.ckpt" in output
     assert_identical(final(folder), alone)
 
 

@@ -1,6 +1,8 @@
 """The loss, the averages, the schedule, and that training trains."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,8 +109,37 @@ def test_the_estimate_of_memory_is_near_what_was_measured():
             model = pygschnet.preset(work.preset)
             data = graph_of(work, model.cutoff)
             weights = 4 * PER_WEIGHT * sum(p.numel() for p in model.parameters()) / 1e6
-            found = training_megabytes(model, len(data.z), data.edge_index.shape[1] / 2) - weights
+            found = training_megabytes(model, float(len(data.z)), data.edge_index.shape[1] / 2) - weights
             assert 0.6 < found / row["ours_peak_mb"] < 1.3, work.name
+
+
+def test_memory_does_not_grow():
+    """1,000 steps with validations and checkpoints; from the 200th on."""
+    command = [sys.executable, "-m", "experiments.checks.memory", "--steps", "1000"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert json.loads(output.splitlines()[-1])["growth"] < 0.05
+
+
+def test_compiled_energies_and_forces():
+    """torch.compile reaches energies; forces are differentiated outside of it."""
+    script = """
+import torch
+from tests.structures import ethanol, graph, randomise
+from pygschnet import AtomisticModel, Atomwise, SchNet
+settings = dict(gaussians=25, gaussian_stop=5.0, gamma=None, cutoff=5.0, cutoff_form="cosine")
+model = randomise(AtomisticModel(SchNet(16, 16, 2, **settings), Atomwise(16)))
+data = graph(ethanol(), model)
+compiled = torch.compile(model, backend="aot_eager")
+for forces in (False, True):
+    gradients = []
+    for each in (model, compiled):
+        model.zero_grad()
+        prediction = each(data, forces=forces)
+        (prediction.energy.sum() + (prediction.forces.square().sum() if forces else 0)).backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5 * float(gradients[0].abs().max()))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=300)
 
 
 def test_average_follows_the_formula(tmp_path):

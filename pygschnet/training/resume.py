@@ -168,7 +168,7 @@ class Checkpoints(pl.Callback):
             keep_older(self.path)
         self._saving = when
         try:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
         finally:
             self._saving = ""
         self._due, self._saved_at = False, time.monotonic()

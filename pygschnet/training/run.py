@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -50,7 +51,7 @@ def default_run_dir() -> str:
     return os.environ.setdefault("PYGSCHNET_RUN_DIR", f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}")
 
 
-def parallel_settings(settings: Mapping[str, Any], minutes: float) -> dict[str, Any]:
+def parallel_settings(settings: Namespace, minutes: float) -> dict[str, Any]:
     """Arguments of Lightning's Trainer: our checkpoint files, and how several processes work together.
 
     Args:
