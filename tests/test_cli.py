@@ -182,3 +182,29 @@ def test_help_and_exit_code_of_the_command(tmp_path):
     failed = run("fit", "--data", "MD17", "--data.path", "no.npz")
     assert failed.returncode == 1 and "pygschnet: error: there is no file no.npz" in failed.stderr
     assert "Traceback" not in failed.stderr and not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_out_of_memory(folder, pygschnet_command, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("pygschnet.training.AtomisticModule.training_step", full)
+    error = pygschnet_command(*FIT, code=1)
+    assert "--data.batch_size 16 with --trainer.accumulate_grad_batches 2 gives those of 32" in error
+
+
+def test_progress_has_units_and_time_and_loggers_are_added(folder, pygschnet_command):
+    mine = ("--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "mine")
+    shown = pygschnet_command(*FIT, *mine, "--trainer.enable_progress_bar", "true", "--trainer.val_check_interval", "2")
+    assert "meV/Å" in shown and "left=0:00:0" in shown and "v_num" not in shown
+    assert "a step on 45 atoms takes about 0 MB of" in shown
+    assert (folder / "run/logs/version_0/metrics.csv").exists() and list((folder / "mine").rglob("events.*"))
+
+
+def test_bfloat16(folder, pygschnet_command):
+    """Dense layers in bfloat16; energies are still summed in float64, and near those of float32."""
+    errors = []
+    for run, precision in (("run", "32-true"), ("bf16", "bf16-mixed")):
+        pygschnet_command(*FIT, "--run_dir", run, "--trainer.precision", precision)
+        errors.append(json.loads((folder / run / "metrics.json").read_text())["test"]["energy_mae"]["value"])
+    assert errors[0] != errors[1] and errors[1] == pytest.approx(errors[0], rel=0.05)

@@ -180,6 +180,16 @@ def test_epochs_and_accumulated_gradients(folder, pygschnet_command, monkeypatch
         assert torch.equal(value, last[1]["state_dict"][name]), name
 
 
+def test_stopped_early_is_stopped(folder, pygschnet_command):
+    """Also if the job is started once more."""
+    early = ("--trainer.max_steps", "60", "--early_stopping.patience", "2", "--early_stopping.min_delta", "1e9")
+    fit(pygschnet_command, *early)
+    path = folder / "run/checkpoints/last.ckpt"
+    step = AtomicCheckpointIO().load_checkpoint(path)["global_step"]
+    fit(pygschnet_command, *early, "--ckpt_path", "auto")
+    assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == step == 9
+
+
 def test_an_older_checkpoint(folder, pygschnet_command):
     fit(pygschnet_command)
     store, path = AtomicCheckpointIO(), folder / "run/checkpoints/last.ckpt"

@@ -116,7 +116,7 @@ class AtomisticModule(LightningModule):
             raise InputError(f"rho = {self.rho} Å² trains on forces, but the data have none: set rho to 0")
         if missing := [name for name in self.property_weights if name not in first]:
             raise InputError(f"the data have no {', '.join(missing)}; they have {', '.join(sorted(first.keys()))}")
-        if not self.model.head.fitted:
+        if not all(head.fitted for head in (self.model.head, *self.model.properties.values())):
             self._fit_heads(loader)
         self.averaged.check(first.cpu())
 
@@ -125,9 +125,11 @@ class AtomisticModule(LightningModule):
         progress = tqdm(everything, "labels of the training data", delay=1, leave=False)
         isolated = self.trainer.datamodule.reference_energies if self.model.head.references == "data" else None
         z, batch, energy, *values = concatenate(progress, list(self.property_weights))
-        self.model.head.fit(z, batch, energy, isolated)
+        if not self.model.head.fitted:
+            self.model.head.fit(z, batch, energy, isolated)
         for number, (head, label) in enumerate(zip(self.model.properties.values(), values, strict=True)):
-            head.fit(z, batch, label)
+            if not head.fitted:
+                head.fit(z, batch, label)
             if (deviation := label.std(correction=0)) > 0:
                 self.property_scales[number] = deviation
         self.averaged.load_state_dict(self.model.state_dict())

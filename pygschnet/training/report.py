@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pygschnet.datasets.base import MoleculeData
 from pygschnet.files import replacing
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import collect, interleave
@@ -85,7 +86,8 @@ class RunReport(pl.Callback):
         self._started = time.monotonic()
         if isinstance(trainer.datamodule, RecordedData) and trainer.is_global_zero:
             trainer.datamodule.keep_split(self.run_dir / "split.npz")
-            say_memory(trainer, cast(AtomisticModel, pl_module.model))
+            if isinstance(pl_module.model, AtomisticModel) and isinstance(trainer.datamodule, MoleculeData):
+                say_memory(trainer, trainer.datamodule, pl_module.model)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds += time.monotonic() - self._started
@@ -169,9 +171,8 @@ class RunReport(pl.Callback):
         return facts
 
 
-def say_memory(trainer: pl.Trainer, model: AtomisticModel) -> None:
+def say_memory(trainer: pl.Trainer, data: MoleculeData, model: AtomisticModel) -> None:
     """Print how much memory a training step will take, and warn if that is more than there is."""
-    data: Any = trainer.datamodule
     share = 1 / trainer.world_size
     needed = training_megabytes(model, data.batch_atoms * share, data.batch_edges * share / 2)
     if needed is None:

@@ -3,6 +3,7 @@
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 
 from pygschnet.errors import InputError
@@ -23,7 +25,7 @@ FORMAT = 1
 TRY_AGAIN = 75
 """Exit code of a training that was stopped by a signal and can go on: EX_TEMPFAIL of sysexits.h."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 EVERY = {"cpu": 1, "cuda": 10}
 """Steps after which several processes agree on whether to save or stop; on a GPU asking waits for it."""
 
@@ -61,9 +63,15 @@ class Checkpoints(pl.Callback):
         self._random: dict[str, Any] | None = None
         self._handlers: dict[int, Any] = {}
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A training that was stopped early has ended, also if it is resumed."""
+        stoppers = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
+        trainer.should_stop = any(stopper.wait_count >= max(1, stopper.patience) for stopper in stoppers)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals."""
-        self._handlers = {number: signal.signal(number, self._listen) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._listen) for number in SIGNALS}
         self._asked, self._due, self._saved_at = 0, False, time.monotonic()
         # Lightning's own agreement about SIGTERM waits for the GPU at every step
         vars(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = lambda: None
@@ -96,6 +104,8 @@ class Checkpoints(pl.Callback):
         """
         if not self._asked or trainer.sanity_checking or trainer.state.fn != "fit" or rank_and_number()[1] > 1:
             return
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches:
+            return  # gradients of some batches wait for others
         pending = trainer.global_step != trainer.max_steps
         if pending:  # else Lightning would take the training for finished, and leave the validation out
             self._save(trainer, "before validation")
