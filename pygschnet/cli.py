@@ -131,7 +131,7 @@ class CLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         last = Checkpoints(self.report.run_dir, self._get(self.config, "checkpoint_minutes"))
         kwargs["callbacks"] = [*(settings["callbacks"] or []), self.report, last]
-        kwargs |= parallel_settings(settings, self._get(self.config, "timeout_minutes"))
+        kwargs |= parallel_settings(settings, self._get(self.config, "timeout_minutes"), self.report.run_dir)
         if settings["enable_progress_bar"] is not False:
             kwargs["callbacks"].append(Progress())
         if self.subcommand != "fit" or settings["logger"] is False:

@@ -136,8 +136,9 @@ class RunReport(pl.Callback):
             with path.open() as file:
                 rows += csv.DictReader(file)
         curves, units = {}, {}
-        columns = {f"val/{name}_mae": (f"validation {name} MAE", unit) for name, unit in self.units.items()} | CURVES
-        for key, (name, unit) in columns.items():
+        columns = {f"val/{name}_mae": (f"validation {name} MAE", unit) for name, unit in self.units.items()}
+        others = {key: columns[key] for key in sorted(columns.keys() - CURVES.keys())}
+        for key, (name, unit) in (CURVES | others).items():
             points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
             if points:
                 curves[name] = tuple(np.array(points).T)

@@ -45,24 +45,26 @@ IRRELEVANT = (
 
 
 def default_run_dir() -> str:
-    """A folder named after the time, the same in all processes that Lightning starts, or after the Slurm job."""
+    """A folder named after the time or the Slurm job; in a process that Lightning has started, that of the first."""
     if "SLURM_JOB_ID" in os.environ:
         return f"runs/slurm-{os.environ['SLURM_JOB_ID']}"
-    return os.environ.setdefault("PYGSCHNET_RUN_DIR", f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    return os.environ.get("PYGSCHNET_RUN_DIR", f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}")
 
 
-def parallel_settings(settings: Namespace, minutes: float) -> dict[str, Any]:
+def parallel_settings(settings: Namespace, minutes: float, run_dir: Path) -> dict[str, Any]:
     """Arguments of Lightning's Trainer: our checkpoint files, and how several processes work together.
 
     Args:
         settings: of the Trainer.
         minutes: how long processes wait for each other.
+        run_dir: folder of the run, which the processes that Lightning starts are told.
     """
     plugins = [*(settings["plugins"] or []), AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # Lightning would save in the middle of a step
     parallel: dict[str, Any] = {"plugins": plugins}
     if settings["strategy"] in ("auto", "ddp") and (settings["num_nodes"], settings["devices"]) != (1, 1):
+        os.environ["PYGSCHNET_RUN_DIR"] = str(run_dir)
         timeout = timedelta(minutes=minutes)
         parallel["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=timeout)
     return parallel
