@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_progress_has_units_and_time_and_loggers_are_added(folder, pygschnet_com
     mine = ("--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "mine")
     shown = pygschnet_command(*FIT, *mine, "--trainer.enable_progress_bar", "true", "--trainer.val_check_interval", "2")
     assert "meV/Å" in shown and "left=0:00:0" in shown and "v_num" not in shown
-    assert "a step on 45 atoms takes about 0 MB of" in shown
+    assert re.search(r"a step on \d+ atoms takes about \d+ MB of \d+ MB", shown)
     assert (folder / "run/logs/version_0/metrics.csv").exists() and list((folder / "mine").rglob("events.*"))
 
 
