@@ -137,7 +137,8 @@ class Atomwise(nn.Module):
             return None
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             return None
-        return [self.dense_1.weight, self.dense_1.bias, self.dense_2.weight, self.dense_2.bias]
+        parts = [self.dense_1.weight, self.dense_1.bias, self.dense_2.weight, self.dense_2.bias]
+        return None if any(part is None for part in parts) else parts
 
     def forward(
         self,

@@ -244,6 +244,37 @@ def test_all_at_once_is_used(monkeypatch):
     assert calls == [1]
 
 
+def test_weights_that_the_one_call_does_not_take():
+    """Another precision, width or bias of the output network; integers of 32 bits; weights laid out otherwise."""
+    model = initialised("schnetpack").eval()
+    data = single(graph(ethanol(), model))
+
+    def transposed(head):
+        head.dense_1.weight = torch.nn.Parameter(head.dense_1.weight.t().contiguous().t())
+
+    def without_bias(head):
+        head.dense_1.bias = None
+
+    def narrow(head):
+        head.dense_1 = torch.nn.Linear(64, 64)
+
+    with torch.no_grad():
+        before = model(data)
+        small = copy.copy(data)
+        small.z, small.edge_index = data.z.int(), data.edge_index.int()
+        torch.testing.assert_close(model(small).forces, before.forces)
+        for change in (transposed, without_bias):
+            changed = copy.deepcopy(model)
+            change(changed.head)
+            exact = filters_from(changed, "pairs")(data)
+            torch.testing.assert_close(changed(data).forces, exact.forces, rtol=1e-4, atol=1e-5)
+        for change in (narrow, lambda head: head.double()):
+            changed = copy.deepcopy(model)
+            change(changed.head)
+            with pytest.raises(RuntimeError, match="shapes cannot be multiplied|same dtype"):
+                changed(data)
+
+
 class Doubled(Atomwise):
     def forward(self, x, z, batch, molecules):
         energy, atomic = super().forward(x, z, batch, molecules)

@@ -10,6 +10,9 @@ from torch import Tensor
 from pygschnet.kernels import cpu
 from pygschnet.kernels.spline import TAPS
 
+MAX_Z = 99
+"""Highest atomic number."""
+
 ATOMS, EDGES = 64, 2000
 """Up to so many, one call on one thread is faster than many calls on several."""
 
@@ -63,6 +66,19 @@ def _panels(matrix: Tensor, width: int) -> Tensor:
     return matrix.detach().unflatten(1, (-1, width)).transpose(0, 1).contiguous()
 
 
+def takes(embedding: Tensor, network: Sequence[Tensor]) -> bool:
+    """Whether these weights are where and what `outputs` takes them for; it reads memory without asking."""
+    (first, bias, second, constant), features = network, embedding.shape[1]
+    sizes = (
+        len(embedding) > MAX_Z,
+        first.shape == (len(bias), features),
+        second.shape == (1, len(bias)),
+        len(constant) == 1,
+    )
+    kind = (embedding.device, embedding.dtype)
+    return kind[0].type == "cpu" and all(sizes) and all((part.device, part.dtype) == kind for part in network)
+
+
 def outputs(
     z: Int[Tensor, "atoms"],
     pos: Float[Tensor, "atoms 3"],
@@ -95,13 +111,14 @@ def outputs(
     (blocks, coefficients, filters), (hidden, features) = tables.shape, network[0].shape
     atoms, edges = len(z), edge_index.shape[1]
     exact, offsets = pos.detach().double().contiguous(), offsets.double().contiguous()
-    graph = (z.contiguous(), edge_index.contiguous(), edge_shift.contiguous(), offsets)
+    graph = (*(part.long().contiguous() for part in (z, edge_index, edge_shift)), offsets)
     scales = torch.tensor((spacing.spacing, spacing.cutoff), dtype=torch.float64)
     output, gradient = embedding.new_empty(atoms), torch.empty_like(exact)
     widest = max(features, filters, hidden)
     reals = 4 * TAPS * edges + atoms * (features + blocks * (features + filters) + 2 * widest + hidden)
     room = torch.empty(44 * edges + embedding.element_size() * reals + 64 * 16, dtype=torch.uint8)
-    weights = (embedding, *packed.forward, *packed.backward, packed.biases, tables, *network)
+    network = [part.contiguous() for part in network]
+    weights = (embedding.contiguous(), *packed.forward, *packed.backward, packed.biases, tables, *network)
     sizes = (blocks, atoms, features, filters, hidden, edges, coefficients, spacing.first, int(spacing.cosine))
     failed = cpu.call("molecule", (*weights, scales, exact, *graph, output, gradient, room), *sizes)
     return None if failed else (output, gradient.to(pos.dtype))

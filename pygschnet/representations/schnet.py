@@ -163,8 +163,9 @@ class SchNet(Representation):
             or self.training
             or self.cutoff_form not in KERNELS
             or in_transform(pos)
-            or pos.is_cuda
             or pos.shape[1] != 3
+            or not molecule.takes(embedding, network)
+            or any(fields[name].device != embedding.device for name in ("z", "pos", "edge_index"))
             or torch.is_autocast_enabled("cpu")
             or not self._tabulates(embedding, pairs=1)
         ):
