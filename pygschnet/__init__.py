@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from pygschnet.errors import InputError
-from pygschnet.export import load, preset, save
+from pygschnet.saving import load, preset, save
 from pygschnet.graph import RadiusGraph, from_atoms
 from pygschnet.heads import Atomwise
 from pygschnet.model import AtomisticModel, Prediction

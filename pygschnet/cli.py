@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
 from pygschnet import data_cli
 from pygschnet.errors import InputError
-from pygschnet.export import PRESETS, preset_file, save
+from pygschnet.saving import PRESETS, preset_file, save
 from pygschnet.files import write_npz
 from pygschnet.ranks import collect, interleave, lost_contact
 from pygschnet.training import AtomisticModule, Checkpoints, RunReport

@@ -12,7 +12,7 @@ from torch_geometric.data import Batch, Data
 
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
-from pygschnet.export import PRESETS
+from pygschnet.saving import PRESETS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -12,6 +12,7 @@ FLOORS = (
     {"graph", "nn"},
     {"representations", "heads"},
     {"model", "datasets", "gdml"},
+    {"saving"},
     {"export", "convert", "doctor"},
     {"training", "calculator", "interpret"},
     {"data_cli"},

@@ -16,7 +16,7 @@ from torch_geometric.data import Batch, Data
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
 from pygschnet.datasets import MD17
-from pygschnet.export import PRESETS
+from pygschnet.saving import PRESETS
 from pygschnet.kernels import available
 from pygschnet.kernels import molecule as molecule_file
 from pygschnet.nn.table import Knots, table_error

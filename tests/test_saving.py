@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, InputError
-from pygschnet.export import architecture, build
+from pygschnet.saving import architecture, build
 from pygschnet.representations import Representation
 from tests.structures import MODELS, ethanol, graph, make_model
 
@@ -73,7 +73,7 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pygschnet.export.save_file", full_disk)
+    monkeypatch.setattr("pygschnet.saving.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         pygschnet.save(make_model("pyg"), path)
     assert load_file(path).keys() == before.keys()
