@@ -3,11 +3,11 @@
 from importlib.metadata import version
 
 from pygschnet.errors import InputError
-from pygschnet.saving import load, preset, save
 from pygschnet.graph import RadiusGraph, from_atoms
 from pygschnet.heads import Atomwise
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.representations import Representation, SchNet
+from pygschnet.saving import load, preset, save
 
 __version__ = version("pygschnet")
 

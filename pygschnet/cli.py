@@ -21,9 +21,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
 from pygschnet import data_cli
 from pygschnet.errors import InputError
-from pygschnet.saving import PRESETS, preset_file, save
 from pygschnet.files import write_npz
 from pygschnet.ranks import collect, interleave, lost_contact
+from pygschnet.saving import PRESETS, preset_file, save
 from pygschnet.training import AtomisticModule, Checkpoints, RunReport
 from pygschnet.training.checkpoint import AtomicCheckpointIO, newest_good
 from pygschnet.training.memory import ADVICE, is_out_of_memory

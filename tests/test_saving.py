@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, InputError
-from pygschnet.saving import architecture, build
 from pygschnet.representations import Representation
+from pygschnet.saving import architecture, build
 from tests.structures import MODELS, ethanol, graph, make_model
 
 

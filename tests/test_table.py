@@ -16,11 +16,11 @@ from torch_geometric.data import Batch, Data
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
 from pygschnet.datasets import MD17
-from pygschnet.saving import PRESETS
 from pygschnet.kernels import available
 from pygschnet.kernels import molecule as molecule_file
 from pygschnet.nn.table import Knots, table_error
 from pygschnet.representations import schnet as schnet_file
+from pygschnet.saving import PRESETS
 from pygschnet.training import energy_forces_loss
 from tests.structures import bare, ethanol, graph, molecules, randomise
 
