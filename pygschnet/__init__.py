@@ -7,7 +7,7 @@ from pygschnet.graph import RadiusGraph, from_atoms
 from pygschnet.heads import Atomwise
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.representations import Representation, SchNet
-from pygschnet.saving import load, preset, save
+from pygschnet.saving import describe, load, preset, save
 
 __version__ = version("pygschnet")
 
@@ -19,6 +19,7 @@ __all__ = [
     "RadiusGraph",
     "Representation",
     "SchNet",
+    "describe",
     "from_atoms",
     "load",
     "preset",
