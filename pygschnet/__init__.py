@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from pygschnet.calculator import Calculator
 from pygschnet.errors import InputError
 from pygschnet.graph import RadiusGraph, from_atoms
 from pygschnet.heads import Atomwise
@@ -14,6 +15,7 @@ __version__ = version("pygschnet")
 __all__ = [
     "AtomisticModel",
     "Atomwise",
+    "Calculator",
     "InputError",
     "Prediction",
     "RadiusGraph",

@@ -1,5 +1,6 @@
 """Model files: numbers and JSON, no code. Also the presets, which are models without numbers."""
 
+import glob
 import hashlib
 import importlib
 import inspect
@@ -145,7 +146,7 @@ def _digest(description: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(description.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -205,3 +206,22 @@ def _class(path: str) -> type[nn.Module]:
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise InputError(f"the model needs {path}: import {module_name} first")
     return cls
+
+
+def model_files(text: str) -> list[Path]:
+    """The files of a committee, or the one file, named in a string.
+
+    Args:
+        text: names or patterns, such as "runs/*/model.safetensors", separated by commas.
+
+    Raises:
+        InputError: for a pattern that no file fits.
+    """
+    found: list[Path] = []
+    for pattern in text.split(","):
+        special = any(character in pattern for character in "*?[")
+        files_ = sorted(map(Path, glob.glob(pattern.strip(), recursive=True))) if special else [Path(pattern.strip())]
+        if not files_:
+            raise InputError(f"no file fits {pattern}")
+        found += files_
+    return found
