@@ -21,6 +21,9 @@ from pygschnet.saving import load
 
 Model = AtomisticModel | str | Path
 
+ROUNDING = 1e-5
+"""Relative difference of distances that means nothing: files have few digits."""
+
 
 class Calculator(ASECalculator):
     """A model as an ASE calculator: for optimisers, molecular dynamics, phonons, NEB and everything else of ASE.
@@ -58,6 +61,10 @@ class Calculator(ASECalculator):
             raise InputError("a committee needs at least one model")
         if len({(each.cutoff, *each.properties) for each in models}) > 1:
             raise InputError("the models of a committee must have the same cutoff and properties")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"there is no device {device}: {str(error).splitlines()[0]}") from None
         self.models = [each.to(device=device, dtype=dtype).eval() for each in models]
         self.neighbours = Neighbours(models[0].cutoff, skin, device)
         self.closest = torch.stack([each.closest for each in models]).amax(0)
@@ -73,7 +80,7 @@ class Calculator(ASECalculator):
         if atoms is not None and self.check_state(atoms):
             self.atoms = atoms.copy()
         # who has asked for the stress once will ask again
-        self._stress = "stress" in properties or (self._stress and self.atoms.cell.rank == 3)
+        self._stress = "stress" in properties or (self._stress and bool(self.atoms.cell.rank == 3))
         if self._stress and self.atoms.cell.rank < 3:
             raise InputError("stress needs a cell of three lattice vectors, and this system has none")
         data, distances = self.neighbours.graph(self.atoms)
@@ -95,7 +102,7 @@ class Calculator(ASECalculator):
     def _too_close(self, z: Tensor, edge_index: Tensor, distances: Tensor) -> np.ndarray:
         """Atoms nearer to another than any such two in training; says so the first time."""
         source, target = edge_index
-        short = distances < self.closest[z[source], z[target]]
+        short = distances < (1 - ROUNDING) * self.closest[z[source], z[target]]
         found = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         if short.any():
             found[target[short]] = True

@@ -12,7 +12,7 @@ import torch
 from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from tqdm import tqdm
 
@@ -101,7 +101,8 @@ def md(
 
 def thermalise(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
     """Give atoms velocities of a temperature, without drift, and without rotation if they are not periodic."""
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    scale = np.sqrt(units.kB * temperature * atoms.get_masses())
+    atoms.set_momenta(scale[:, None] * rng.standard_normal((len(atoms), 3)))
     if len(atoms) > 1:
         Stationary(atoms)
     if len(atoms) > 2 and not atoms.pbc.any():
