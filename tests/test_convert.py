@@ -126,6 +126,14 @@ def test_what_a_state_dict_does_not_say(tmp_path):
     assert foreign("schnetpack2.model").assumed == foreign("schnetpack2.ckpt").assumed == {}
 
 
+def test_a_state_dict_of_schnetpack_1(tmp_path):
+    torch.save(read(FIXTURES / "schnetpack1.model").tensors(), tmp_path / "state")
+    converted = from_foreign(tmp_path / "state", energy_unit="kcal/mol")
+    assert converted.assumed == {"cutoff_form": "cosine", "activation": "ssp", "aggregation": "sum"}
+    expected = predict(foreign("schnetpack1.model").model, ethanol())
+    assert torch.equal(predict(converted.model, ethanol()).forces, expected.forces)
+
+
 @pytest.mark.parametrize("cutoff_form", ["hard", None])
 def test_a_state_dict_without_cutoff(cutoff_form, tmp_path):
     """As of SchNetPack 0.3, whose hard cutoff is no buffer."""
@@ -327,5 +335,8 @@ def test_what_the_user_must_say():
         from_foreign(FIXTURES / "schnetpack2.model", energy_unit="Debye")
     with pytest.raises(InputError, match="the file says that cutoff is 4.0, not 5.0"):
         foreign("schnetpack2.model", cutoff=5.0)
+    for name, given in [("schnetpack2.model", "mean"), (TF2017, "activation"), ("schnetpack1.model", "cuttoff")]:
+        with pytest.raises(InputError, match=f"this file does not leave {given} open: leave it out"):
+            foreign(name, **{given: 1.0})
     with pytest.raises(InputError, match="there is no file"):
         foreign("nothing.model")

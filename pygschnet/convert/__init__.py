@@ -116,6 +116,7 @@ def from_foreign(
         if kind == "auto":
             kind = "pyg" if any(".mlp." in name or ".conv.nn." in name for name in tensors) else "schnetpack"
         weights = (pyg if kind == "pyg" else schnetpack).weights(tensors, tree, unsaid)
+    unsaid.refuse_rest()
     return Converted(assemble(weights, energy, length, elements), kind, unsaid.assumed)
 
 

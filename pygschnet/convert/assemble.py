@@ -57,7 +57,8 @@ class Unsaid:
     """
 
     def __init__(self, given: Mapping[str, Any]):
-        self.given = dict(given)
+        self.given = {name: value for name, value in given.items() if value is not None}
+        self.asked: set[str] = set()
         self.assumed: dict[str, Any] = {}
 
     def settle(self, name: str, said: Any, default: Any) -> Any:
@@ -66,6 +67,7 @@ class Unsaid:
         Raises:
             InputError: if the user contradicts the file.
         """
+        self.asked.add(name)
         given = self.given.get(name)
         if said is None:
             if given is None:
@@ -74,6 +76,11 @@ class Unsaid:
         if given is not None and given != said:
             raise InputError(f"the file says that {name} is {said}, not {given}: leave it out")
         return said
+
+    def refuse_rest(self) -> None:
+        """Refuse what the user says and nobody has asked for."""
+        if rest := sorted(self.given.keys() - self.asked):
+            raise InputError(f"this file does not leave {', '.join(rest)} open: leave it out")
 
 
 def rename(

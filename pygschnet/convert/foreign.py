@@ -127,7 +127,9 @@ class Storage:
     def fill(self, content: bytes) -> None:
         """Take the numbers from little-endian bytes."""
         if self.dtype is not None:
-            data = torch.frombuffer(bytearray(content), dtype=self.dtype) if content else torch.empty(0)
+            data = (
+                torch.frombuffer(bytearray(content), dtype=self.dtype) if content else torch.empty(0, dtype=self.dtype)
+            )
             if len(data) < self.length:
                 raise InputError(f"{self.length} numbers of a tensor were expected, {len(data)} found")
             self.data = data
@@ -236,6 +238,8 @@ def _read_zip(path: str | Path) -> Any:
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
             raise InputError("this is no file of torch.save")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise InputError("this is compressed, which torch.save does not do: it could grow without bounds")
         folder = pickles[0].removesuffix("data.pkl")
         if any(name.startswith(f"{folder}code/") for name in names):
             raise InputError("this is a TorchScript program: give the model it was made from")
