@@ -124,6 +124,8 @@ def by_hand(mark: Path) -> dict[str, bytes]:
         "module": b"(Vmodule\ncos\nmkdir\nNNtQ(" + argument + b"tR.",
         "itself": b"cx\ny\n)Rp0\n(dV_modules\n(dVa\ng0\nssb.",
         "extension": b"\x80\x02\x82\x01.",
+        "memory for a memo": b"\x80\x02K\x01r\x00\x00\x00\x7f.",
+        "memory for bytes": b"\x80\x05\x96\x00\x00\x00\x00\x40\x00\x00\x00.",
     }
 
 
@@ -168,6 +170,24 @@ def test_damaged_files(name, tmp_path):
         for _ in range(attempt % 5 + 1 if damaged else 0):
             damaged[generator.randrange(len(damaged))] = generator.randrange(256)
         path.write_bytes(damaged)
+        try:
+            from_foreign(path, energy_unit="eV")
+        except InputError as error:
+            assert str(error)
+
+
+def test_damaged_pickles(tmp_path):
+    """Inside an archive, whose checksums would tell otherwise."""
+    with zipfile.ZipFile(FIXTURES / "schnetpack2.model") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    path, generator = tmp_path / "model.pt", random.Random(0)
+    for attempt in range(100):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in entries.items():
+                damaged = bytearray(content)
+                for _ in range(attempt % 3 + 1 if name.endswith("data.pkl") else 0):
+                    damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+                archive.writestr(name, bytes(damaged))
         try:
             from_foreign(path, energy_unit="eV")
         except InputError as error:

@@ -39,6 +39,9 @@ DTYPES = {
     "LongStorage": torch.int64,
     "BoolStorage": torch.bool,
 }
+REFUSED = b"".join([pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER])
+"""Instructions of pickles that no such file has: registered code, and memory of any size."""
+
 DEPTH = 40
 """Modules within modules from which on a file is not believed."""
 
@@ -135,10 +138,15 @@ class Storage:
             self.data = data
 
 
-class Recorder(pickle.Unpickler):
-    """An unpickler that makes `Foreign` records of everything but plain containers, numbers and text."""
+class Recorder(pickle._Unpickler):
+    """An unpickler that makes `Foreign` records of everything but plain containers, numbers and text.
 
-    def __init__(self, file: io.BufferedIOBase):
+    It is the one written in Python: that in C takes as much memory as a few bytes of a file can ask for.
+    """
+
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in REFUSED}  # noqa: RUF012
+
+    def __init__(self, file: io.BytesIO):
         super().__init__(file, encoding="latin1")
         self.classes: dict[str, type] = {}
         self.storages: dict[str, Storage] = {}
@@ -173,8 +181,7 @@ def read(path: str | Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             return _read_zip(path)
-        with Path(path).open("rb") as file:
-            return _read_legacy(file)
+        return _read_legacy(io.BytesIO(Path(path).read_bytes()))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # hostile or damaged, there is nothing that it could not be
@@ -227,7 +234,7 @@ def optional_number(node: Any) -> float | None:
     return None if node is None else number(node)
 
 
-def record(file: io.BufferedIOBase) -> Any:
+def record(file: io.BytesIO) -> Any:
     """What one pickle holds, tensors excepted."""
     return Recorder(file).load()
 
@@ -252,7 +259,7 @@ def _read_zip(path: str | Path) -> Any:
     return content
 
 
-def _read_legacy(file: io.BufferedIOBase) -> Any:
+def _read_legacy(file: io.BytesIO) -> Any:
     if file.read(len(LEGACY)) != LEGACY:
         raise InputError("this is no file of torch.save (nor of torch 0.3 and before, which cannot be read)")
     record(file)  # version of the protocol

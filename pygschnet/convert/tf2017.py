@@ -1,5 +1,6 @@
 """The TensorFlow code released with arXiv:1706.08566: its checkpoints and the `args.npy` beside them."""
 
+import io
 import math
 import re
 from pathlib import Path
@@ -107,11 +108,10 @@ def _arguments(prefix: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            array = record(file)
-        namespace = array.state[-1][0]
+        file = io.BytesIO(path.read_bytes())
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        namespace = record(file).state[-1][0]
         return dict(namespace.state) if isinstance(namespace, Foreign) else {}
     except Exception as error:  # hostile or damaged, there is nothing that it could not be
         raise InputError(f"{path} is damaged: {error!r}") from None
