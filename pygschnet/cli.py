@@ -264,8 +264,8 @@ def main() -> None:
     try:
         if sys.argv[1:2] == ["data"]:
             return data_cli.main(sys.argv[2:])
-        if sys.argv[1:2] and sys.argv[1] in model_cli.COMMANDS and _of_a_model(sys.argv[1:3]):
-            return model_cli.main(sys.argv[1], sys.argv[2:])
+        if model_cli.takes(sys.argv[1:]):
+            return model_cli.main(*sys.argv[1:])
         sys.argv[1:] = [_expand_preset(argument) for argument in sys.argv[1:]]
         CLI(
             AtomisticModule,
@@ -296,11 +296,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("pygschnet: interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def _of_a_model(arguments: list[str]) -> bool:
-    """Whether `predict` is that of a file and a model, and not that of a configuration."""
-    return arguments[0] != "predict" or (len(arguments) > 1 and not arguments[1].startswith("-"))
 
 
 def _expand_preset(argument: str) -> str:

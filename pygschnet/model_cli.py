@@ -10,7 +10,14 @@ from pygschnet.simulation import md, relax
 COMMANDS: dict[str, Callable[..., None]] = {"predict": predict, "md": md, "relax": relax}
 
 
-def main(command: str, arguments: Sequence[str]) -> None:
+def takes(arguments: Sequence[str]) -> bool:
+    """Whether these are for `main`; `predict -c runs/x/config.yaml` is Lightning's."""
+    if list(arguments[:1]) == ["predict"]:
+        return len(arguments) > 1 and not arguments[1].startswith("-")
+    return bool(arguments) and arguments[0] in COMMANDS
+
+
+def main(command: str, *arguments: str) -> None:
     """Run one of `COMMANDS` with these arguments.
 
     Raises:

@@ -22,7 +22,7 @@ from vesin import NeighborList
 import pygschnet
 from experiments.benchmarks.peers import ROOT, facts
 from pygschnet.simulation.dynamics import thermalise
-from tests.fixtures.make_schnetpack import properties, schnetpack, shifted_softplus  # stubs what it lacks
+from tests.fixtures.make_schnetpack import schnetpack, shifted_softplus  # stubs what it lacks
 from tests.patterns import fill, schnetpack_names
 
 from schnetpack.interfaces.ase_interface import SpkCalculator  # isort: skip
