@@ -91,8 +91,8 @@ class AtomisticModel(nn.Module):
         if not (forces or stress):
             energy, atomic_energies, properties = self._outputs(data)
             return Prediction(energy, None, None, atomic_energies, properties)
-        if not (differentiable or stress) and (prediction := self._at_once(data)) is not None:
-            return prediction
+        if not differentiable and (prediction := self._at_once(data, stress)) is not None:
+            return prediction if forces else prediction._replace(forces=None)
         with torch.inference_mode(False), torch.enable_grad():
             prediction = self._derivatives(data, forces, stress, differentiable)
         if differentiable:
@@ -108,13 +108,18 @@ class AtomisticModel(nn.Module):
         return *self.head(*inputs), properties
 
     @torch.compiler.disable
-    def _at_once(self, data: Data) -> Prediction | None:
-        """Energies and forces of small molecules without autograd; None where that is not possible."""
+    def _at_once(self, data: Data, stress: bool) -> Prediction | None:
+        """The same without autograd; None where that is not possible."""
         network = self.head.network()
-        if network is None or self.properties or (found := self.representation.outputs(data, network)) is None:
+        if network is None or self.properties or (stress and len(data.cell) > 1):
             return None
-        energy, atomic_energies = self.head.energies(found[0], data.z, *molecule_index(data))
-        return Prediction(energy, -self.head.sigma.to(found[1]) * found[1], None, atomic_energies)
+        if (found := self.representation.outputs(data, network)) is None:
+            return None
+        output, gradient, virial = found
+        energy, atomic_energies = self.head.energies(output, data.z, *molecule_index(data))
+        sigma = self.head.sigma.to(gradient)
+        of_strain = (sigma * virial / torch.linalg.det(data.cell).abs()).view(1, 3, 3) if stress else None
+        return Prediction(energy, -sigma * gradient, of_strain, atomic_energies)
 
     @torch.compiler.disable  # which cannot differentiate twice
     def _derivatives(self, data: Data, forces: bool, stress: bool, differentiable: bool) -> Prediction:

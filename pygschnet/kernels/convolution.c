@@ -228,10 +228,8 @@ INLINE void ssp_vector(const REAL *px, REAL *py, REAL *ps) {
     store(ps, choose(x < 0, e, zero + 1) / (1 + e));
 }
 
-static void ssp_body(void *argument) {
-    const Activation *job = argument;
-    int64_t begin, end, rest = job->count % LANES;
-    share(job->count / LANES, &begin, &end);
+static void ssp_range(const Activation *job, int64_t begin, int64_t end) {
+    const int64_t rest = job->count % LANES;
     for (int64_t l = begin * LANES; l < end * LANES; l += LANES) ssp_vector(job->x + l, job->y + l, job->s + l);
     if (rest && end == job->count / LANES) {
         REAL x[LANES] = {0}, y[LANES], s[LANES];
@@ -240,6 +238,13 @@ static void ssp_body(void *argument) {
         memcpy(job->y + job->count - rest, y, rest * sizeof(REAL));
         memcpy(job->s + job->count - rest, s, rest * sizeof(REAL));
     }
+}
+
+static void ssp_body(void *argument) {
+    const Activation *job = argument;
+    int64_t begin, end;
+    share(job->count / LANES, &begin, &end);
+    ssp_range(job, begin, end);
 }
 
 void ssp(const REAL *x, REAL *y, REAL *s, int64_t count, int64_t threads) {

@@ -1,24 +1,10 @@
-/* SchNet and its output network in one call, with the derivative with respect to the positions.
+/* SchNet and its output network in one call, with the derivative with respect to positions and strain.
 
-   For molecules so small that calling one operator after another takes most of the time; one thread. `features` and
-   `filters` are multiples of 128 bytes. Matrices come in panels of 128 bytes of columns, [columns / (2 · LANES)][rows][2 · LANES].
+   What would be dozens of operators with arrays of all edges between them is one pass over the pairs. `features` and
+   `filters` are multiples of 128 bytes. Matrices come in panels of 128 bytes of columns,
+   [columns / (2 · LANES)][rows][2 · LANES].
 */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#define TAPS 6
-#define LANES (64 / (int)sizeof(REAL))
-#define INLINE static inline __attribute__((always_inline))
-
-typedef REAL vec __attribute__((vector_size(64), aligned(4), may_alias));
-
-void aggregate(const REAL *, const REAL *, const REAL *, const int32_t *, const int32_t *, const int32_t *, REAL *, int64_t,
-               int64_t, int64_t, int64_t, int64_t, int64_t);
-void pair_dot(const REAL *, const REAL *, const REAL *, const int32_t *, const int32_t *, const int32_t *, REAL *, int64_t,
-              int64_t, int64_t);
-void ssp(const REAL *, REAL *, REAL *, int64_t, int64_t);
-void splines(const double *, const double *, REAL *, REAL *, int32_t *, int64_t, int64_t, int64_t, int64_t, int64_t);
+#include "convolution.c"
 
 INLINE void rows(const REAL *x, const REAL *panel, const REAL *bias, int add, REAL *y, int64_t in, int64_t out, const int R) {
     vec sums[R][2];
@@ -34,34 +20,65 @@ INLINE void rows(const REAL *x, const REAL *panel, const REAL *bias, int add, RE
         for (int v = 0; v < 2; v++) *(vec *)(y + r * out + v * LANES) = sums[r][v];
 }
 
-/* y = x A + bias, or y + x A + bias */
-static void matrix_product(const REAL *x, const REAL *panels, const REAL *bias, int add, REAL *y, int64_t atoms, int64_t in,
-                           int64_t out) {
-    for (int64_t column = 0; column < out; column += 2 * LANES, panels += 2 * LANES * in) {
-        const REAL *b = bias ? bias + column : bias;
-        for (int64_t n = 0, left = atoms; left > 0; n = atoms - left) {
-            const REAL *from = x + n * in;
-            REAL *to = y + n * out + column;
-            if (left == 4 || left > 5) rows(from, panels, b, add, to, in, out, 4), left -= 4;
-            else if (left == 5) rows(from, panels, b, add, to, in, out, 5), left -= 5;
-            else if (left == 3) rows(from, panels, b, add, to, in, out, 3), left -= 3;
-            else if (left == 2) rows(from, panels, b, add, to, in, out, 2), left -= 2;
-            else rows(from, panels, b, add, to, in, out, 1), left -= 1;
+typedef struct {
+    const REAL *x, *panels, *bias;
+    REAL *y;
+    int64_t add, atoms, in, out;
+} Product;
+
+static void product_body(void *argument) {
+    const Product *job = argument;
+    const int64_t in = job->in, out = job->out;
+    int64_t begin, end;
+    share(job->atoms, &begin, &end);
+    for (int64_t column = 0; column < out; column += 2 * LANES) {
+        const REAL *b = job->bias ? job->bias + column : NULL, *panel = job->panels + column * in;
+        for (int64_t n = begin, left = end - begin; left > 0; n = end - left) {
+            const REAL *from = job->x + n * in;
+            REAL *to = job->y + n * out + column;
+            if (left == 4 || left > 5) rows(from, panel, b, job->add, to, in, out, 4), left -= 4;
+            else if (left == 5) rows(from, panel, b, job->add, to, in, out, 5), left -= 5;
+            else if (left == 3) rows(from, panel, b, job->add, to, in, out, 3), left -= 3;
+            else if (left == 2) rows(from, panel, b, job->add, to, in, out, 2), left -= 2;
+            else rows(from, panel, b, job->add, to, in, out, 1), left -= 1;
         }
     }
+}
+
+static int64_t worth(int64_t work, int64_t threads) { /* fewer is done before a second thread has started */
+    return work < 40000 ? 1 : threads;
+}
+
+/* y = x A + bias, or y + x A + bias */
+static void matrix_product(const REAL *x, const REAL *panels, const REAL *bias, int add, REAL *y, int64_t atoms, int64_t in,
+                           int64_t out, int64_t threads) {
+    Product job = {x, panels, bias, y, add, atoms, in, out};
+    run(product_body, &job, worth(atoms * in * out / 16, threads));
+}
+
+/* Aggregation by as many threads as there are blocks of features, each of as many vectors as may be. */
+static void convolve(const REAL *x, const REAL *weights, const REAL *table, const int32_t *first, const int32_t *second,
+                     const int32_t *interval, REAL *y, int64_t atoms, int64_t filters, int64_t pairs, int64_t knots,
+                     int64_t threads) {
+    const int64_t blocks = filters / LANES, wanted = worth(TAPS * pairs * filters, threads);
+    const int64_t used = wanted < blocks ? wanted : blocks;
+    int64_t vectors = pairs > 1000 ? 4 : 2;
+    while (vectors > 1 && blocks % (vectors * used)) vectors /= 2;
+    aggregate(x, weights, table, first, second, interval, y, atoms, filters, pairs, knots, vectors, used);
 }
 
 /* x ← x + W_d ssp(W_f c + b_f) + b_d with c = conv(h), h = W_in x, block after block; keeps h and ssp′. */
 static void interactions(REAL *x, const REAL *in2f, const REAL *f2out, const REAL *dense, const REAL *biases,
                          const REAL *weights, const REAL *tables, const int32_t *first, const int32_t *second,
                          const int32_t *interval, REAL *h, REAL *slopes, REAL *scratch, REAL *other, int64_t blocks,
-                         int64_t atoms, int64_t features, int64_t filters, int64_t pairs, int64_t knots) {
+                         int64_t atoms, int64_t features, int64_t filters, int64_t pairs, int64_t knots,
+                         int64_t threads) {
     for (int64_t t = 0; t < blocks; t++) {
-        matrix_product(x, in2f, 0, 0, h, atoms, features, filters);
-        aggregate(h, weights, tables, first, second, interval, scratch, atoms, filters, pairs, knots, 2, 1);
-        matrix_product(scratch, f2out, biases, 0, other, atoms, filters, features);
-        ssp(other, scratch, slopes, atoms * features, 1);
-        matrix_product(scratch, dense, biases + features, 1, x, atoms, features, features);
+        matrix_product(x, in2f, 0, 0, h, atoms, features, filters, threads);
+        convolve(h, weights, tables, first, second, interval, scratch, atoms, filters, pairs, knots, threads);
+        matrix_product(scratch, f2out, biases, 0, other, atoms, filters, features, threads);
+        ssp(other, scratch, slopes, atoms * features, worth(8 * atoms * features, threads));
+        matrix_product(scratch, dense, biases + features, 1, x, atoms, features, features, threads);
         in2f += features * filters, f2out += features * filters, dense += features * features, biases += 2 * features;
         tables += knots * filters, h += atoms * filters, slopes += atoms * features;
     }
@@ -72,49 +89,61 @@ static void interactions_backward(REAL *g, const REAL *in2f, const REAL *f2out, 
                                   const REAL *tables, const int32_t *first, const int32_t *second, const int32_t *interval,
                                   const REAL *h, const REAL *slopes, REAL *scratch, REAL *other, REAL *q, REAL *part,
                                   int64_t blocks, int64_t atoms, int64_t features, int64_t filters, int64_t pairs,
-                                  int64_t knots) {
+                                  int64_t knots, int64_t threads) {
     memset(q, 0, TAPS * pairs * sizeof(REAL));
     for (int64_t t = blocks - 1; t >= 0; t--) {
         const REAL *s = slopes + t * atoms * features, *table = tables + t * knots * filters;
-        matrix_product(g, dense, 0, 0, other, atoms, features, features);
+        matrix_product(g, dense, 0, 0, other, atoms, features, features, threads);
         for (int64_t l = 0; l < atoms * features; l++) other[l] *= s[l];
-        matrix_product(other, f2out, 0, 0, scratch, atoms, features, filters);
-        pair_dot(scratch, h + t * atoms * filters, table, first, second, interval, part, filters, pairs, 1);
+        matrix_product(other, f2out, 0, 0, scratch, atoms, features, filters, threads);
+        pair_dot(scratch, h + t * atoms * filters, table, first, second, interval, part, filters, pairs,
+                 worth(TAPS * pairs * filters, threads));
         for (int64_t l = 0; l < TAPS * pairs; l++) q[l] += part[l];
-        aggregate(scratch, weights, table, first, second, interval, other, atoms, filters, pairs, knots, 2, 1);
-        matrix_product(other, in2f, 0, 1, g, atoms, filters, features);
+        convolve(scratch, weights, table, first, second, interval, other, atoms, filters, pairs, knots, threads);
+        matrix_product(other, in2f, 0, 1, g, atoms, filters, features, threads);
         in2f += features * filters, f2out += features * filters, dense += features * features;
     }
 }
 
-INLINE REAL total(vec v) {
-    REAL sum = 0;
-    for (int l = 0; l < LANES; l++) sum += v[l];
-    return sum;
+typedef struct {
+    REAL *x;
+    const REAL *A, *b, *w, *c;
+    REAL *y, *before, *after, *slopes;
+    int64_t atoms, features, hidden;
+} Output;
+
+static void output_body(void *argument) {
+    const Output *job = argument;
+    const int64_t F = job->features, hidden = job->hidden;
+    int64_t begin, end;
+    share(job->atoms, &begin, &end);
+    REAL *before = job->before + begin * hidden, *after = job->after + begin * hidden;
+    REAL *slopes = job->slopes + begin * hidden;
+    for (int64_t i = begin; i < end; i++)
+        for (int64_t n = 0; n < hidden; n++) {
+            vec dot = {0};
+            for (int64_t f = 0; f < F; f += LANES) dot += load(job->x + i * F + f) * load(job->A + n * F + f);
+            job->before[i * hidden + n] = job->b[n] + sum(dot);
+        }
+    Activation activation = {before, after, slopes, (end - begin) * hidden};
+    ssp_range(&activation, 0, activation.count / LANES);
+    for (int64_t i = begin; i < end; i++) {
+        REAL *x = job->x + i * F;
+        job->y[i] = *job->c;
+        memset(x, 0, F * sizeof(REAL));
+        for (int64_t n = 0; n < hidden; n++) {
+            const REAL slope = job->w[n] * job->slopes[i * hidden + n];
+            job->y[i] += job->w[n] * job->after[i * hidden + n];
+            for (int64_t f = 0; f < F; f += LANES) store(x + f, load(x + f) + slope * load(job->A + n * F + f));
+        }
+    }
 }
 
 /* y_i = w·ssp(A x_i + b) + c, and x_i ← ∂y_i/∂x_i; A is [hidden][features]. */
 static void output_network(REAL *x, const REAL *A, const REAL *b, const REAL *w, const REAL *c, REAL *y, REAL *before,
-                           REAL *after, REAL *slopes, int64_t atoms, int64_t features, int64_t hidden) {
-    const int64_t vectors = features / LANES;
-    for (int64_t i = 0; i < atoms; i++)
-        for (int64_t n = 0; n < hidden; n++) {
-            vec sum = {0};
-            for (int64_t v = 0; v < vectors; v++)
-                sum += *(const vec *)(x + i * features + v * LANES) * *(const vec *)(A + n * features + v * LANES);
-            before[i * hidden + n] = b[n] + total(sum);
-        }
-    ssp(before, after, slopes, atoms * hidden, 1);
-    for (int64_t i = 0; i < atoms; i++) {
-        y[i] = *c;
-        memset(x + i * features, 0, features * sizeof(REAL));
-        for (int64_t n = 0; n < hidden; n++) {
-            const REAL slope = w[n] * slopes[i * hidden + n];
-            y[i] += w[n] * after[i * hidden + n];
-            for (int64_t v = 0; v < vectors; v++)
-                *(vec *)(x + i * features + v * LANES) += slope * *(const vec *)(A + n * features + v * LANES);
-        }
-    }
+                           REAL *after, REAL *slopes, int64_t atoms, int64_t features, int64_t hidden, int64_t threads) {
+    Output job = {x, A, b, w, c, y, before, after, slopes, atoms, features, hidden};
+    run(output_body, &job, worth(atoms * features * hidden / 8, threads));
 }
 
 static int positive(const int64_t *shift) { /* of S and −S one is */
@@ -129,18 +158,18 @@ static void *take(char **room, int64_t count, int64_t size) {
     return start;
 }
 
-/* y, the output of every atom, and gradient = ∂(Σ_i y_i)/∂r.
+/* y, the output of every atom, gradient = ∂(Σ_i y_i)/∂r and virial = ∂(Σ_i y_i)/∂ε.
 
    Edges are all sources, then all targets, and contain the reverse of each; of an atom and its images the
-   larger shift is taken. `shift` and `offset`, the same in Å, are null without cells. `scales` are the spacing of the knots and the
-   cutoff radius. Returns 0, or 1 if an edge has an atom that is not there.
+   larger shift is taken. `shift` and `offset`, the same in Å, are null without cells. `scales` are the spacing of the
+   knots and the cutoff radius. Returns 0, or 1 if an edge has an atom that is not there.
 */
 int64_t molecule(const REAL *embedding, const REAL *in2f, const REAL *f2out, const REAL *dense, const REAL *in2f_back,
                  const REAL *f2out_back, const REAL *dense_back, const REAL *biases, const REAL *tables, const REAL *A,
                  const REAL *b, const REAL *w, const REAL *c, const double *scales, const double *pos, const int64_t *z,
-                 const int64_t *edge, const int64_t *shift, const double *offset, REAL *y, double *gradient, char *room, int64_t blocks, int64_t atoms,
-                 int64_t features, int64_t filters, int64_t hidden, int64_t edges, int64_t knots, int64_t start,
-                 int64_t cosine) {
+                 const int64_t *edge, const int64_t *shift, const double *offset, REAL *y, double *gradient,
+                 double *virial, char *room, int64_t blocks, int64_t atoms, int64_t features, int64_t filters,
+                 int64_t hidden, int64_t edges, int64_t knots, int64_t start, int64_t cosine, int64_t threads) {
     double *vector = take(&room, 3 * edges, sizeof(double)), *distance = take(&room, edges, sizeof(double));
     int32_t *first = take(&room, edges, 4), *second = take(&room, edges, 4), *interval = take(&room, edges, 4);
     REAL *weights = take(&room, TAPS * edges, sizeof(REAL)), *q = take(&room, TAPS * edges, sizeof(REAL));
@@ -161,20 +190,22 @@ int64_t molecule(const REAL *embedding, const REAL *in2f, const REAL *f2out, con
         first[pairs] = i, second[pairs] = j, distance[pairs] = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
         pairs++;
     }
-    splines(distance, scales, weights, rise, interval, pairs, start, knots - TAPS, cosine, 1);
+    splines(distance, scales, weights, rise, interval, pairs, start, knots - TAPS, cosine, worth(20 * pairs, threads));
     for (int64_t i = 0; i < atoms; i++) memcpy(x + i * features, embedding + z[i] * features, features * sizeof(REAL));
     interactions(x, in2f, f2out, dense, biases, weights, tables, first, second, interval, h, slopes, one, two, blocks,
-                 atoms, features, filters, pairs, knots);
-    output_network(x, A, b, w, c, y, one, two, three, atoms, features, hidden);
+                 atoms, features, filters, pairs, knots, threads);
+    output_network(x, A, b, w, c, y, one, two, three, atoms, features, hidden, threads);
     interactions_backward(x, in2f_back, f2out_back, dense_back, weights, tables, first, second, interval, h, slopes, one,
-                          two, q, part, blocks, atoms, features, filters, pairs, knots);
+                          two, q, part, blocks, atoms, features, filters, pairs, knots, threads);
     memset(gradient, 0, 3 * atoms * sizeof(double));
+    memset(virial, 0, 9 * sizeof(double));
     for (int64_t p = 0; p < pairs; p++) {
         double change = 0;
         for (int m = 0; m < TAPS; m++) change += (double)q[TAPS * p + m] * rise[TAPS * p + m];
         for (int k = 0; k < 3; k++) {
             const double pull = distance[p] == 0 ? 0 : change * vector[3 * p + k] / distance[p];
             gradient[3 * second[p] + k] += pull, gradient[3 * first[p] + k] -= pull;
+            for (int l = 0; l < 3; l++) virial[3 * k + l] += pull * vector[3 * p + l];
         }
     }
     return 0;

@@ -1,4 +1,4 @@
-"""SchNet, its output network and forces in one call, for systems so small that calling operators takes most time."""
+"""SchNet, its output network, forces and virial in one call."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from pygschnet.kernels.spline import TAPS
 MAX_Z = 99
 """Highest atomic number."""
 
-ATOMS, EDGES = 64, 2000
-"""Up to so many, one call on one thread is faster than many calls on several."""
+EDGES = 100_000
+"""Up to so many; for more of them the arrays of one call take more memory than those of many."""
 
 
 class Packed(NamedTuple):
@@ -90,8 +90,8 @@ def outputs(
     tables: Float[Tensor, "blocks coefficients filters"],
     spacing: Spacing,
     network: Sequence[Tensor],
-) -> tuple[Float[Tensor, "atoms"], Float[Tensor, "atoms 3"]] | None:
-    """The output of every atom and the derivative of their sum with respect to the positions, without autograd.
+) -> tuple[Float[Tensor, "atoms"], Float[Tensor, "atoms 3"], Float[Tensor, "3 3"]] | None:
+    """The output of every atom and the derivatives of their sum by positions and by strain, without autograd.
 
     Args:
         z: atomic numbers.
@@ -113,12 +113,13 @@ def outputs(
     exact, offsets = pos.detach().double().contiguous(), offsets.double().contiguous()
     graph = (*(part.long().contiguous() for part in (z, edge_index, edge_shift)), offsets)
     scales = torch.tensor((spacing.spacing, spacing.cutoff), dtype=torch.float64)
-    output, gradient = embedding.new_empty(atoms), torch.empty_like(exact)
+    output, gradient, virial = embedding.new_empty(atoms), torch.empty_like(exact), exact.new_empty(3, 3)
     widest = max(features, filters, hidden)
     reals = 4 * TAPS * edges + atoms * (features + blocks * (features + filters) + 2 * widest + hidden)
     room = torch.empty(44 * edges + embedding.element_size() * reals + 64 * 16, dtype=torch.uint8)
     network = [part.contiguous() for part in network]
     weights = (embedding.contiguous(), *packed.forward, *packed.backward, packed.biases, tables, *network)
     sizes = (blocks, atoms, features, filters, hidden, edges, coefficients, spacing.first, int(spacing.cosine))
-    failed = cpu.call("molecule", (*weights, scales, exact, *graph, output, gradient, room), *sizes)
-    return None if failed else (output, gradient.to(pos.dtype))
+    arrays = (*weights, scales, exact, *graph, output, gradient, virial, room)
+    failed = cpu.call("molecule", arrays, *sizes, cpu.threads_for(TAPS * edges * filters))
+    return None if failed else (output, gradient.to(pos.dtype), virial.to(pos.dtype))

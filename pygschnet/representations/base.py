@@ -27,14 +27,14 @@ class Representation(nn.Module, ABC):
         """The same features, for a caller who will differentiate them once, with respect to positions and cell only."""
         return self(data)
 
-    def outputs(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-        """The output network of every atom and the derivative of their sum by `pos`, without autograd, all in one.
+    def outputs(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The output network of every atom, and the derivatives of their sum by `pos` and by strain, without autograd.
 
         Args:
-            data: small systems.
+            data: one system or a batch.
             network: A, b, w and c of w·ssp(A x + b) + c.
 
         Returns:
-            [atoms] and [atoms, 3]; None if there is no such way for this graph or representation.
+            [atoms], [atoms, 3] and [3, 3]; None if there is no such way for this graph or representation.
         """
         return None

@@ -152,12 +152,11 @@ class SchNet(Representation):
             x = x + block(x, index, TabulatedFilters(weights, table, pairs), both_ways)
         return x
 
-    def outputs(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    def outputs(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
         fields, embedding = data.to_dict(), self.embedding.weight
         pos, edge_index = fields["pos"], fields["edge_index"]
         if (
             type(self).forward is not SchNet.forward
-            or len(pos) > molecule.ATOMS
             or not 0 < edge_index.shape[1] <= molecule.EDGES
             or "edge_cutoff" not in fields
             or self.training
