@@ -14,7 +14,7 @@ FLOORS = (
     {"model", "datasets", "gdml"},
     {"saving"},
     {"export", "convert", "doctor"},
-    {"training", "calculator", "interpret"},
+    {"training", "calculator", "torchsim", "interpret"},
     {"data_cli"},
     {"cli"},
     {"__main__"},
