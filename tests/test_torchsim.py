@@ -8,11 +8,10 @@ import pytest
 import torch
 from ase import units
 from ase.build import bulk, molecule
-from ase.calculators.calculator import Calculator, all_changes
 from ase.md.verlet import VelocityVerlet
 
-from pygschnet import AtomisticModel, Atomwise, InputError, SchNet
-from tests.structures import ethanol, graph, make_model, randomise
+from pygschnet import AtomisticModel, InputError
+from tests.structures import Plain, ethanol, graph, make_model, steep_model
 
 ts = pytest.importorskip("torch_sim", reason="needs torch-sim-atomistic")
 
@@ -46,28 +45,6 @@ def crystals() -> list:
     """Boxes smaller and larger than the cutoff, one of them without any symmetry."""
     water = molecule("H2O", cell=[[2.9, 0, 0], [0.7, 3.1, 0], [0.2, -0.5, 3.4]], pbc=True)
     return [rattled(atoms, seed) for seed, atoms in enumerate([bulk("Si"), bulk("Si", cubic=True), water])]
-
-
-def steep_model() -> AtomisticModel:
-    """Random, with forces as large as those of molecules."""
-    schnet = SchNet(16, 12, 2, gaussians=25, gaussian_stop=5.0, gamma=None, cutoff=5.0, cutoff_form="cosine")
-    return randomise(AtomisticModel(schnet, Atomwise(16, scale=20.0)), seed=1).double().eval()
-
-
-class Plain(Calculator):
-    """The model for ASE, one molecule at a time."""
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        with torch.no_grad():
-            prediction = self.model(graph(self.atoms, self.model))
-        self.results = {"energy": prediction.energy.item(), "forces": prediction.forces.numpy()}
 
 
 def own(atoms, model: AtomisticModel, stress: bool = False):
