@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import pygschnet.datasets  # noqa: F401, so that its classes can be named without their module
-from pygschnet import data_cli
+from pygschnet import data_cli, model_cli
 from pygschnet.errors import InputError
 from pygschnet.files import write_npz
 from pygschnet.ranks import collect, interleave, lost_contact
@@ -44,6 +44,9 @@ Everything a run produces stands in its folder, --run_dir; fit ends with the err
   pygschnet test -c runs/ethanol/config.yaml                      test the best checkpoint again
   pygschnet predict -c runs/ethanol/config.yaml --data.path other.npz
   pygschnet data info data/ethanol.npz                            look at data; also convert, download
+
+  pygschnet predict frames.xyz runs/ethanol/model.safetensors     energies and forces of any file
+  pygschnet relax start.xyz runs/ethanol/model.safetensors        also md; --help tells more of each
 """
 
 
@@ -261,6 +264,8 @@ def main() -> None:
     try:
         if sys.argv[1:2] == ["data"]:
             return data_cli.main(sys.argv[2:])
+        if sys.argv[1:2] and sys.argv[1] in model_cli.COMMANDS and _of_a_model(sys.argv[1:3]):
+            return model_cli.main(sys.argv[1], sys.argv[2:])
         sys.argv[1:] = [_expand_preset(argument) for argument in sys.argv[1:]]
         CLI(
             AtomisticModule,
@@ -291,6 +296,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("pygschnet: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _of_a_model(arguments: list[str]) -> bool:
+    """Whether `predict` is that of a file and a model, and not that of a configuration."""
+    return arguments[0] != "predict" or (len(arguments) > 1 and not arguments[1].startswith("-"))
 
 
 def _expand_preset(argument: str) -> str:

@@ -44,25 +44,29 @@ MAX_Z = 99
 COINCIDENT = 1e-6
 """Distance in Å below which two atoms are taken for one."""
 
+MAX_EDGES = 1e9
+"""More of them do not fit into any machine's memory."""
+
 Backend = Literal["auto", "torch_cluster", "vesin"]
 
 
-def from_atoms(atoms: Atoms) -> Data:
+def from_atoms(atoms: Atoms, labels: bool = True) -> Data:
     """The graph of an ASE `Atoms`, without edges: `RadiusGraph` adds them.
 
     Energy and forces are taken from the calculator's results where there are any. Everything is in float64.
 
     Args:
         atoms: one atom or more; positions in Å, energies in eV, as always in ASE.
+        labels: whether to take energy and forces.
 
     Raises:
-        InputError: for no atoms, non-finite numbers or impossible atomic numbers.
+        InputError: for no atoms, a missing cell, non-finite numbers or impossible atomic numbers.
     """
     data = Data(z=torch.from_numpy(atoms.numbers).long(), pos=torch.from_numpy(atoms.get_positions()))
     if atoms.pbc.any():
         data.cell = torch.from_numpy(atoms.cell.array.copy()).unsqueeze(0)
         data.pbc = torch.from_numpy(atoms.pbc.copy()).unsqueeze(0)
-    results = atoms.calc.results if atoms.calc is not None else {}
+    results = atoms.calc.results if labels and atoms.calc is not None else {}
     if "energy" in results:
         data.energy = torch.tensor([results["energy"]], dtype=torch.float64)
     if "forces" in results:
@@ -113,6 +117,7 @@ class RadiusGraph(BaseTransform):
     def _periodic(self, pos: Tensor, data: Data) -> tuple[Tensor, Tensor]:
         if self.cutoff == math.inf:
             raise InputError("a periodic system has infinitely many pairs: give a cutoff in Å")
+        _check_sense(data, self.cutoff)
         pieces, first = [], 0
         for count, cell, pbc in zip(torch.bincount(molecule_index(data)[0]).tolist(), data.cell, data.pbc, strict=True):
             piece = pos[first : first + count]
@@ -188,8 +193,19 @@ def check_atoms(data: Data) -> None:
         if field in data and not torch.isfinite(data[field]).all():
             bad = data[field][~torch.isfinite(data[field])]
             raise InputError(f"{field} (in {unit}) holds {len(bad)} values that are not finite, the first {bad[0]}")
+    if "cell" in data and (flat := _flat(data.cell, data.pbc)).any():
+        raise InputError(
+            f"periodic along {data.pbc[flat][0].tolist()}, but the cell, in Å, is {data.cell[flat][0].tolist()}: "
+            "give lattice vectors that span it, or switch the periodicity off"
+        )
     if "forces" in data and data.forces.shape != data.pos.shape:
         raise InputError(f"forces of shape {list(data.forces.shape)} for positions of shape {list(data.pos.shape)}")
+
+
+def _flat(cell: Tensor, pbc: Tensor) -> Tensor:
+    """Which cells have periodic lattice vectors that are zero, or lie in one plane or on one line."""
+    vectors = torch.where(pbc.unsqueeze(-1), cell.detach(), 0.0).double()
+    return torch.linalg.matrix_rank(vectors, atol=1e-3) < pbc.sum(-1)
 
 
 def check_atomic_numbers(z: Int[Tensor, "atoms"]) -> None:
@@ -204,6 +220,15 @@ def check_atomic_numbers(z: Int[Tensor, "atoms"]) -> None:
     if low < 1 or high > MAX_Z:
         wrong = z[(z < 1) | (z > MAX_Z)]
         raise InputError(f"atomic number {wrong[0]} is out of range: 1 (H) to {MAX_Z} ({chemical_symbols[MAX_Z]})")
+
+
+def _check_sense(data: Data, cutoff: float) -> None:
+    """Refuse to search for more edges than any memory holds."""
+    volumes = torch.linalg.det(data.cell.detach().double()).abs()[data.pbc.all(-1)]
+    counts = torch.bincount(molecule_index(data)[0], minlength=len(data.cell))[data.pbc.all(-1)].to(volumes)
+    edges = float((counts.square() * (4 / 3 * math.pi * cutoff**3) / volumes).sum())
+    if edges > MAX_EDGES:
+        raise InputError(f"a cutoff of {cutoff} Å means about {edges:.0e} edges here: it should be of a few Å")
 
 
 def _check_coincident(data: Data) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
-from pygschnet.graph import check_atomic_numbers, molecule_index
+from pygschnet.graph import MAX_Z, check_atomic_numbers, edge_distances, molecule_index
 from pygschnet.heads import Atomwise
 from pygschnet.representations import Representation
 
@@ -42,9 +42,14 @@ class AtomisticModel(nn.Module):
         head: features → energies.
         properties: heads of other properties, such as QM9's gap, by the names that they have in the data.
 
+    Attributes:
+        closest: how close atoms of two elements came in training, in Å; 0 where nothing is known.
+
     Raises:
         InputError: if a head does not fit the representation.
     """
+
+    closest: Float[Tensor, "elements elements"]
 
     def __init__(
         self, representation: Representation, head: Atomwise, properties: Mapping[str, Atomwise] | None = None
@@ -58,6 +63,7 @@ class AtomisticModel(nn.Module):
         self.representation = representation
         self.head = head
         self.properties = nn.ModuleDict(properties or {})
+        self.register_buffer("closest", torch.zeros(MAX_Z + 1, MAX_Z + 1))
 
     @property
     def cutoff(self) -> float | None:
@@ -134,6 +140,14 @@ class AtomisticModel(nn.Module):
             atomic_energies,
             properties,
         )
+
+    def extend_range(self, data: Data) -> None:
+        """Note how close atoms come to each other in training data: `closest`."""
+        source, target = data.z[data.edge_index].to(self.closest.device)
+        if not self.closest.any():
+            self.closest.fill_(math.inf)
+        distances = edge_distances(data).to(self.closest)
+        self.closest.view(-1).scatter_reduce_(0, source * len(self.closest) + target, distances, "amin")
 
     def check(self, data: Data) -> None:
         """Refuse graphs that this model cannot use: no edges, edges too short, unknown elements."""

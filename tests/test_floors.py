@@ -9,13 +9,15 @@ PACKAGE = Path(__file__).parents[1] / "pygschnet"
 FLOORS = (
     {"errors", "files", "presets", "ranks"},
     {"units", "kernels"},
-    {"graph", "nn"},
+    {"graph", "nn", "frames"},
+    {"neighbours"},
     {"representations", "heads"},
     {"model", "datasets", "gdml"},
     {"saving"},
     {"export", "convert", "doctor"},
     {"training", "calculator", "torchsim", "interpret"},
-    {"data_cli"},
+    {"predict", "simulation"},
+    {"data_cli", "model_cli"},
     {"cli"},
     {"__main__"},
 )

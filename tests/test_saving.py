@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, InputError
 from pygschnet.representations import Representation
-from pygschnet.saving import architecture, build
+from pygschnet.saving import PRESETS, architecture, build
 from tests.structures import MODELS, ethanol, graph, make_model
 
 
@@ -55,6 +56,56 @@ def test_a_file_cut_short(tmp_path):
     pygschnet.save(make_model("paper"), path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="damaged"):
+        pygschnet.load(path)
+
+
+def test_what_a_file_says_of_itself(tmp_path):
+    model = make_model("paper").float()
+    model.head.fit(torch.tensor([8, 1, 1]), torch.zeros(3, dtype=torch.long), torch.tensor([-2081.0]))
+    pygschnet.save(model, tmp_path / "model.safetensors", {"steps": 3})
+    description = pygschnet.describe(tmp_path / "model.safetensors")
+    assert description["elements"] == ["H", "O"] and description["cutoff"] is None
+    assert description["preset"] == "paper" and description["summary"] == {"steps": 3}
+    assert description["units"]["forces"] == "eV/Å" and description["dtype"] == "float32"
+    pygschnet.save(make_model("short"), tmp_path / "model.safetensors")
+    assert pygschnet.describe(tmp_path / "model.safetensors")["preset"] is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_recognised(name, tmp_path):
+    pygschnet.save(pygschnet.preset(name), tmp_path / "model.safetensors")
+    assert pygschnet.describe(tmp_path / "model.safetensors")["preset"] == name
+
+
+def test_a_file_of_format_1():
+    path = Path(__file__).with_name("fixtures") / "model_format_1.safetensors"
+    model, summary = pygschnet.load(path), pygschnet.describe(path)["summary"]
+    with torch.no_grad():
+        prediction = model(graph(ethanol(), model))
+    assert prediction.energy.item() == pytest.approx(summary["energy_of_ethanol_eV"], rel=1e-9)
+    assert prediction.forces[0].tolist() == pytest.approx(summary["force_on_atom_0_eV_per_A"], rel=1e-5)
+    assert pygschnet.describe(path)["elements"] == ["H", "C", "O"]
+    assert not model.closest.any()
+
+
+def test_any_byte_that_changes_is_noticed(tmp_path):
+    path = tmp_path / "model.safetensors"
+    pygschnet.save(make_model("short"), path)
+    good = path.read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    places = [0, 9, good.index(b"2.5"), good.index(b"gaussians"), header, header + 4001, len(good) - 1]
+    for place in places:
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(InputError, match="damaged"):
+            pygschnet.load(path)
+
+
+def test_a_description_that_does_not_fit_its_weights(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = make_model("short")
+    model.representation.filters = 13
+    pygschnet.save(model, path)
+    with pytest.raises(InputError, match="does not describe its own weights"):
         pygschnet.load(path)
 
 

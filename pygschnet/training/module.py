@@ -124,7 +124,7 @@ class AtomisticModule(LightningModule):
         everything = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
         progress = tqdm(everything, "labels of the training data", delay=1, leave=False)
         isolated = self.trainer.datamodule.reference_energies if self.model.head.references == "data" else None
-        z, batch, energy, *values = concatenate(progress, list(self.property_weights))
+        z, batch, energy, *values = concatenate(map(self._note_range, progress), list(self.property_weights))
         if not self.model.head.fitted:
             self.model.head.fit(z, batch, energy, isolated)
         for number, (head, label) in enumerate(zip(self.model.properties.values(), values, strict=True)):
@@ -133,6 +133,10 @@ class AtomisticModule(LightningModule):
             if (deviation := label.std(correction=0)) > 0:
                 self.property_scales[number] = deviation
         self.averaged.load_state_dict(self.model.state_dict())
+
+    def _note_range(self, data: Data) -> Data:
+        self.model.extend_range(data)
+        return data
 
     def losses(self, prediction: Prediction, data: Data) -> Float[Tensor, "molecules"]:
         """The loss of every molecule: `molecule_losses`, and the squared errors of the other properties."""
