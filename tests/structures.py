@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase.build import molecule
+from ase.build import bulk, molecule
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
@@ -34,6 +34,12 @@ def make_model(name: str) -> AtomisticModel:
     return randomise(model).double().eval()
 
 
+def steep_model() -> AtomisticModel:
+    """Random, with forces as large as those of molecules."""
+    schnet = SchNet(16, 12, 2, gaussians=25, gaussian_stop=5.0, gamma=None, cutoff=5.0, cutoff_form="cosine")
+    return randomise(AtomisticModel(schnet, Atomwise(16, scale=20.0)), seed=1).double().eval()
+
+
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -51,6 +57,18 @@ def ethanol(seed: int = 0):
     atoms = molecule("CH3CH2OH")
     atoms.positions += np.random.default_rng(seed).normal(scale=0.05, size=atoms.positions.shape)
     return atoms
+
+
+def engine_systems() -> dict:
+    """For molecular dynamics: a molecule, and a crystal without symmetry, longer than two processes' halves."""
+    crystal = bulk("Si", cubic=True).repeat((3, 1, 1))
+    shear = np.array([[0, 0, 0], [0.4, 0, 0], [0.3, -0.5, 0]])
+    crystal.set_cell(crystal.cell.array + shear, scale_atoms=True)
+    crystal.positions += np.random.default_rng(1).normal(scale=0.05, size=crystal.positions.shape)
+    systems = {"molecule": ethanol(), "crystal": crystal}
+    for atoms in systems.values():
+        atoms.set_velocities(np.random.default_rng(2).normal(scale=0.01, size=atoms.positions.shape))
+    return systems
 
 
 def bare(z: Tensor, pos: Tensor, model: AtomisticModel) -> Data:

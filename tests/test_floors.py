@@ -15,7 +15,7 @@ FLOORS = (
     {"model", "datasets", "gdml"},
     {"saving"},
     {"export", "convert", "doctor"},
-    {"training", "calculator", "interpret"},
+    {"training", "calculator", "torchsim", "interpret"},
     {"predict", "simulation"},
     {"data_cli", "model_cli"},
     {"cli"},
