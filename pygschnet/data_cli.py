@@ -10,9 +10,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from pygschnet.datasets import MoleculeData, info
+from pygschnet.datasets.choose import reader_of
 from pygschnet.datasets.download import take_from
-from pygschnet.datasets.md17 import LAYOUTS
-from pygschnet.datasets.readers import open_npz
 from pygschnet.errors import InputError
 
 COMMANDS = {
@@ -107,15 +106,6 @@ def _expand(arguments: list[str]) -> list[str]:
     if arguments and not arguments[0].startswith("-"):
         file = arguments[0]
         chosen = any(argument == "--data" or argument.startswith("--data=") for argument in arguments)
-        reader = [] if chosen else [f"--data={_reader(Path(file))}"]
+        reader = [] if chosen else [f"--data={reader_of(Path(file)).__name__}"]
         expanded = [*reader, *expanded, f"--data.path={file}"]
     return expanded
-
-
-def _reader(path: Path) -> str:
-    """MD17 for files in its layouts, whose units it knows; Files for all others."""
-    if path.suffix == ".npz" and path.is_file():
-        with open_npz(path) as file:
-            if any(set(keys.values()) - {"F", "forces", "old_forces"} <= set(file.files) for keys in LAYOUTS.values()):
-                return "MD17"
-    return "Files"

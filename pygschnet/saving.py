@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pygschnet.errors import InputError
 from pygschnet.files import replacing
@@ -81,6 +81,22 @@ def load(path: str | Path) -> AtomisticModel:
     Raises:
         InputError: if it is no model file, or one of a newer version.
     """
+    description, tensors = read(path)
+    properties = {name: build(head) for name, head in description.get("properties", {}).items()}
+    model = AtomisticModel(build(description["representation"]), build(description["head"]), properties)
+    model.to(getattr(torch, description["dtype"])).load_state_dict(tensors)
+    return model.eval()
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `save` has written: the description of the model, and its tensors.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        InputError: if it is no model file, or one of a newer version.
+    """
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -97,10 +113,7 @@ def load(path: str | Path) -> AtomisticModel:
             f"{path} was written by pygschnet {description['version']} in format {description['format']}; "
             f"this version reads formats up to {FORMAT}: update pygschnet"
         )
-    properties = {name: build(head) for name, head in description.get("properties", {}).items()}
-    model = AtomisticModel(build(description["representation"]), build(description["head"]), properties)
-    model.to(getattr(torch, description["dtype"])).load_state_dict(tensors)
-    return model.eval()
+    return description, tensors
 
 
 def architecture(module: nn.Module) -> dict[str, Any]:

@@ -13,9 +13,9 @@ FLOORS = (
     {"representations", "heads"},
     {"model", "datasets", "gdml"},
     {"saving"},
-    {"export", "convert", "doctor"},
+    {"export", "convert"},
     {"training", "calculator", "interpret"},
-    {"data_cli"},
+    {"data_cli", "doctor", "evaluate"},
     {"cli"},
     {"__main__"},
 )
