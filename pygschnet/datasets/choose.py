@@ -17,16 +17,14 @@ def reader_of(path: Path) -> type[MoleculeData]:
     return Files
 
 
-def open_file(path: str | Path, cutoff: float | None = None) -> MoleculeData:
-    """The data set of a file, 80 % of it for training and 10 % for validation; edges are found batch by batch.
+def open_file(path: str | Path, cutoff: float | None = None, store_edges: bool = False) -> MoleculeData:
+    """The data set of a file, 80 % of it for training and 10 % for validation.
 
     Args:
         path: of the file.
         cutoff: radius of the edges in Å; None for all pairs.
-
-    Raises:
-        InputError: if there is no such file.
+        store_edges: find the edges once and keep them in the cache; if false, anew for every batch.
     """
     if reader_of(Path(path)) is MD17:
-        return MD17(str(path), train=0.8, val=0.1, cutoff=cutoff, store_edges=False)
-    return Files(str(path), cutoff=cutoff, store_edges=False)
+        return MD17(str(path), train=0.8, val=0.1, cutoff=cutoff, store_edges=store_edges)
+    return Files(str(path), cutoff=cutoff, store_edges=store_edges)
