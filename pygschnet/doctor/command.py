@@ -85,7 +85,7 @@ def _subjects(
     if module is None:
         return []
     fields = data.label_units()
-    known = facts["model"]["elements"] if model is not None and config is None else []
+    known = facts["model"]["elements"] if model is not None else []
     unknown = [symbol for symbol in facts["data"]["elements"] if known and symbol not in known]
     if unknown:
         which = f"the data hold {', '.join(unknown)}, on which the model has not been trained"
@@ -94,5 +94,6 @@ def _subjects(
         return [Problem("the data have no energies to train on: name them with --data Files --data.keys", True)]
     if config is None and "forces" not in fields:
         module.rho = 0.0
-    facts["training"], problems = cost.estimate(module, data, settings)
+    costs, problems = cost.estimate(module, data, settings)
+    facts |= {"training": costs} if costs else {}
     return problems

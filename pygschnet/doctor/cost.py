@@ -61,24 +61,27 @@ class Stopwatch(pl.Callback):
 def estimate(
     module: AtomisticModule, data: MoleculeData, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Time and memory of a training, from a few steps that really train; and what will go wrong.
+    """Memory and time of a training, the latter from a few steps that really train; and what will go wrong.
+
+    Without enough memory nothing is timed, and there are no facts.
 
     Args:
         module: which this trains a little.
         data: set up.
         settings: of the Trainer: max_steps, max_epochs, val_check_interval, check_val_every_n_epoch.
     """
-    steps, validation = Stopwatch(), Stopwatch()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with quiet():
-        _trainer(device, steps, max_steps=WARM_UP + STEPS, limit_val_batches=0, num_sanity_val_steps=0).fit(
-            module, data
-        )
-        if len(data.split["val"]):
-            _trainer(device, validation, limit_val_batches=8).validate(module, data, verbose=False)
     loader = data.train_dataloader()
     pairs = (data.batch_edges if data.store_edges else next(iter(loader)).edge_index.shape[1]) / 2
     needed, there = training_megabytes(module.model, data.batch_atoms, pairs), device_megabytes(device)
+    if needed is not None and needed > 0.8 * there:
+        return {}, [Problem(f"a step takes {needed:.0f} MB of {there:.0f} MB: {ADVICE}", True)]
+    steps, validation = Stopwatch(), Stopwatch()
+    with quiet():
+        limits = {"max_steps": WARM_UP + STEPS, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+        _trainer(device, steps, **limits).fit(module, data)
+        if len(data.split["val"]):
+            _trainer(device, validation, limit_val_batches=8).validate(module, data, verbose=False)
     facts: dict[str, Any] = {
         "device": device.type,
         "structures": len(data.split["train"]),
@@ -97,8 +100,6 @@ def estimate(
         facts |= {"steps": total, "validations": int(passes)}
         facts["seconds"] = total * steps.seconds + int(passes) * facts.get("seconds per validation", 0.0)
     problems = []
-    if needed is not None and needed > 0.8 * there:
-        problems.append(Problem(f"a step takes {needed:.0f} MB of {there:.0f} MB: {ADVICE}", True))
     if device.type == "cpu" and hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
         busy = f"the load is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
         problems.append(Problem(f"other processes were at work ({busy}): end them, or the times hold with them", False))
@@ -121,7 +122,7 @@ def between_validations(settings: Mapping[str, Any], epoch: int) -> float:
     """Steps from one validation to the next; arguments as of `whole`."""
     every, epochs = settings.get("val_check_interval"), settings.get("check_val_every_n_epoch", 1)
     if isinstance(every, int):
-        return max(1, every)
+        return float(max(1, every))
     return epoch * (epochs or 1) * (1.0 if every is None else every)
 
 

@@ -72,10 +72,10 @@ def devices() -> tuple[dict[str, Any], list[Problem]]:
             "name": processor(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "megabytes": round(device_megabytes(cpu)),
+            "megabytes": device_megabytes(cpu),
         },
         "gpus": [
-            {"name": torch.cuda.get_device_name(k), "megabytes": round(device_megabytes(torch.device("cuda", k)))}
+            {"name": torch.cuda.get_device_name(k), "megabytes": device_megabytes(torch.device("cuda", k))}
             for k in range(torch.cuda.device_count())
         ],
     }

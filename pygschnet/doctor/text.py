@@ -27,7 +27,7 @@ def _machine(facts: dict[str, Any]) -> list[str]:
     lines += [_row("GPU", f"{gpu['name']}, {_size(gpu['megabytes'])}") for gpu in gpus] or [_row("GPU", "none")]
     for name, known in facts["kernels"].items():
         off = max(known["off"].values()) if "off" in known else None
-        state = known["why"] if "why" in known else "failing" if off is None else f"off by {off:.0e} at most"
+        state = known.get("why", "failing" if off is None else f"off by {off:.0e} at most")
         lines.append(_row(name, f"{known['by']}: {state}"))
     return [*lines, _row("edges", facts["edges"])]
 
@@ -56,7 +56,10 @@ def _model(model: dict[str, Any]) -> list[str]:
         lines += [_row(stage, ", ".join(errors))] if errors else []
     if "steps" in summary:
         lines.append(
-            _row("training", f"{summary['steps']:,} steps in {_time(summary['wall_time_s'])} on {summary['device']}")
+            _row(
+                "training",
+                f"{summary['steps']:,} steps in {_time(float(summary['wall_time_s']))} on {summary['device']}",
+            )
         )
     if "data" in summary:
         lines.append(_row("data", f"{summary['data']['class']}, {', '.join(summary['data']['files'])}"))
