@@ -14,6 +14,7 @@ from pygschnet import AtomisticModel, Atomwise, SchNet
 from pygschnet.doctor import cost, doctor, kernels, machine
 from pygschnet.graph import torch_cluster
 from pygschnet.kernels import cpu
+from pygschnet.training import AtomisticModule
 
 RUN = """
 model:
@@ -163,6 +164,15 @@ def test_too_little_memory(folder, monkeypatch, capsys):
     monkeypatch.setattr(cost, "device_megabytes", lambda device: 0.001)
     assert doctor(config="config.yaml") == 1
     assert "BROKEN a step takes" in capsys.readouterr().out
+
+
+def test_memory_that_runs_out(folder, monkeypatch, capsys):
+    def full(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(AtomisticModule, "training_step", full)
+    assert doctor(config="config.yaml") == 1
+    assert "BROKEN out of memory. Take smaller batches" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from pygschnet.datasets import MoleculeData
 from pygschnet.doctor.problems import Problem
 from pygschnet.training import AtomisticModule
-from pygschnet.training.memory import ADVICE, device_megabytes, training_megabytes
+from pygschnet.training.memory import ADVICE, device_megabytes, is_out_of_memory, training_megabytes
 
 WARM_UP = 3
 """Steps that are not timed: compilers and caches are at work."""
@@ -77,11 +77,16 @@ def estimate(
     if needed is not None and needed > 0.8 * there:
         return {}, [Problem(f"a step takes {needed:.0f} MB of {there:.0f} MB: {ADVICE}", True)]
     steps, validation = Stopwatch(), Stopwatch()
-    with quiet():
-        limits = {"max_steps": WARM_UP + STEPS, "limit_val_batches": 0, "num_sanity_val_steps": 0}
-        _trainer(device, steps, **limits).fit(module, data)
-        if len(data.split["val"]):
-            _trainer(device, validation, limit_val_batches=8).validate(module, data, verbose=False)
+    try:
+        with quiet():
+            limits = {"max_steps": WARM_UP + STEPS, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+            _trainer(device, steps, **limits).fit(module, data)
+            if len(data.split["val"]):
+                _trainer(device, validation, limit_val_batches=8).validate(module, data, verbose=False)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return {}, [Problem(ADVICE, True)]
+        raise
     facts: dict[str, Any] = {
         "device": device.type,
         "structures": len(data.split["train"]),
