@@ -45,10 +45,8 @@ Everything a run produces stands in its folder, --run_dir; fit ends with the err
   pygschnet predict -c runs/ethanol/config.yaml --data.path other.npz
   pygschnet data info data/ethanol.npz                            look at data; also convert, download
 
-  pygschnet predict frames.xyz runs/ethanol/model.safetensors     energies and forces of any file
-  pygschnet relax start.xyz runs/ethanol/model.safetensors        also md; --help tells more of each
+  pygschnet predict runs/ethanol/model.safetensors frames.xyz     also relax, md, evaluate, convert, export, doctor
 """
-
 
 SUBCOMMANDS = {
     "fit": "Train a model, test it, and write model, errors and plots to the run folder.",
@@ -56,7 +54,6 @@ SUBCOMMANDS = {
     "test": "Compute the errors of a trained model on the test data.",
     "predict": "Write the predictions of a trained model for all molecules of a data set.",
 }
-
 
 NOISE = (
     ".*isinstance.treespec, LeafSpec.*",  # inside Lightning

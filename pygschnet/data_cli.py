@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from pygschnet.datasets import MoleculeData, info
+from pygschnet.datasets.choose import reader_of
 from pygschnet.datasets.download import take_from
-from pygschnet.datasets.md17 import LAYOUTS
-from pygschnet.datasets.readers import open_npz
 from pygschnet.errors import InputError
 
 COMMANDS = {
@@ -95,8 +95,12 @@ def _download(options: Any) -> None:
     print(*files, sep="\n")
 
 
-def _expand(arguments: list[str]) -> list[str]:
-    """A configuration stands for its data; a file without a data set for the one that reads it."""
+def expand_config(arguments: Sequence[str]) -> list[str]:
+    """A configuration of a run stands for its data.
+
+    Raises:
+        InputError: if it describes none.
+    """
     expanded = list(arguments)
     for flag in ("-c", "--config"):
         if flag in expanded[:-1]:
@@ -104,18 +108,15 @@ def _expand(arguments: list[str]) -> list[str]:
             if not isinstance(config, dict) or "data" not in config:
                 raise InputError(f"{expanded[expanded.index(flag) + 1]} describes no data")
             expanded = [f"--data={json.dumps(config['data'])}", *expanded]
-    if arguments and not arguments[0].startswith("-"):
-        file = arguments[0]
-        chosen = any(argument == "--data" or argument.startswith("--data=") for argument in arguments)
-        reader = [] if chosen else [f"--data={_reader(Path(file))}"]
-        expanded = [*reader, *expanded, f"--data.path={file}"]
     return expanded
 
 
-def _reader(path: Path) -> str:
-    """MD17 for files in its layouts, whose units it knows; Files for all others."""
-    if path.suffix == ".npz" and path.is_file():
-        with open_npz(path) as file:
-            if any(set(keys.values()) - {"F", "forces", "old_forces"} <= set(file.files) for keys in LAYOUTS.values()):
-                return "MD17"
-    return "Files"
+def _expand(arguments: list[str]) -> list[str]:
+    """A configuration stands for its data; a file without a data set for the one that reads it."""
+    expanded = expand_config(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        file = arguments[0]
+        chosen = any(argument == "--data" or argument.startswith("--data=") for argument in arguments)
+        reader = [] if chosen else [f"--data={reader_of(Path(file)).__name__}"]
+        expanded = [*reader, *expanded, f"--data.path={file}"]
+    return expanded

@@ -1,26 +1,62 @@
-"""`pygschnet predict FILE`, `md`, `relax`: what is done with a trained model."""
+"""What is done with a trained model: `pygschnet predict MODEL FILE`, and so on."""
 
+import inspect
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from jsonargparse import auto_cli
+from docstring_parser import parse
+from jsonargparse import ArgumentParser
 
+from pygschnet import data_cli
+from pygschnet.convert import convert
+from pygschnet.doctor import doctor
+from pygschnet.evaluate import evaluate
 from pygschnet.predict import predict
 from pygschnet.simulation import md, relax
 
-COMMANDS: dict[str, Callable[..., None]] = {"predict": predict, "md": md, "relax": relax}
+
+class Command(NamedTuple):
+    """A function, and those of its arguments that need no flag; a question mark stands behind optional ones."""
+
+    function: Callable[..., Any]
+    positional: tuple[str, ...]
+
+
+COMMANDS = {
+    "predict": Command(predict, ("model", "file")),
+    "relax": Command(relax, ("model", "file")),
+    "md": Command(md, ("model", "file")),
+    "evaluate": Command(evaluate, ("model", "file?")),
+    "convert": Command(convert, ("source", "output")),
+    "doctor": Command(doctor, ("model?", "file?")),
+}
 
 
 def takes(arguments: Sequence[str]) -> bool:
     """Whether these are for `main`; `predict -c runs/x/config.yaml` is Lightning's."""
     if list(arguments[:1]) == ["predict"]:
-        return len(arguments) > 1 and not arguments[1].startswith("-")
+        return len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] == "--help")
     return bool(arguments) and arguments[0] in COMMANDS
 
 
-def main(command: str, *arguments: str) -> None:
+def main(name: str, *arguments: str) -> None:
     """Run one of `COMMANDS` with these arguments.
 
     Raises:
         InputError: for files or settings that cannot be used.
     """
-    auto_cli(COMMANDS[command], args=list(arguments), as_positional=True, prog=f"pygschnet {command}")
+    function, positional = COMMANDS[name]
+    help_of = {parameter.arg_name: parameter.description for parameter in parse(inspect.getdoc(function) or "").params}
+    parser = ArgumentParser(prog=f"pygschnet {name}", description=(function.__doc__ or "").partition("\n")[0])
+    if "data" in inspect.signature(function).parameters and "config" not in inspect.signature(function).parameters:
+        parser.add_argument("-c", "--config", type=str, help="Take the data of this configuration of a run.")
+        arguments = tuple(data_cli.expand_config(arguments))
+    for argument in positional:
+        plain = argument.rstrip("?")
+        parser.add_argument(plain, nargs="?" if argument != plain else None, type=str, help=help_of[plain])
+    parser.add_function_arguments(function, skip={argument.rstrip("?") for argument in positional})
+    options = parser.instantiate_classes(parser.parse_args(list(arguments)))
+    code = function(**{parameter: options[parameter] for parameter in inspect.signature(function).parameters})
+    if isinstance(code, int) and code:
+        sys.exit(code)

@@ -23,8 +23,8 @@ OWN = ("energy", "free_energy", "forces", "stress", "energies")
 
 
 def predict(
-    file: str,
     model: str,
+    file: str,
     out: str | None = None,
     stress: bool = False,
     device: str = "cpu",
@@ -36,8 +36,8 @@ def predict(
     atoms that come nearer to each other than any in training, and the standard deviations of a committee.
 
     Args:
-        file: anything that ASE reads.
         model: model file; several, separated by commas or as a pattern in quotes, make a committee.
+        file: anything that ASE reads.
         out: file for the results: .extxyz, or .npz with the structures' numbers in `frame`, one after the other, their
             sizes in `atoms`; FILE-predicted.extxyz if null.
         stress: whether to predict stresses too, in eV/Å³, as xx, yy, zz, yz, xz, xy; of crystals only.

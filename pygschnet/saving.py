@@ -113,7 +113,14 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and weights, in the present format."""
+    """Description and weights of a model file, in the present format.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        InputError: as for `load`.
+    """
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
     try:

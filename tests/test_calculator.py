@@ -22,7 +22,7 @@ from pygschnet import AtomisticModel, Atomwise, Calculator, InputError, RadiusGr
 from pygschnet.graph import from_atoms
 from pygschnet.neighbours import Neighbours
 from pygschnet.simulation.dynamics import thermalise
-from tests.structures import ethanol, graph, make_model, randomise
+from tests.structures import ethanol, graph, make_model, randomise, steep_model
 
 
 def water():
@@ -246,12 +246,12 @@ def test_atoms_closer_than_in_training_are_flagged():
 
 def test_optimisers_relax_molecules_and_cells():
     atoms = ethanol()
-    atoms.calc = Calculator(make_model("short"))
+    atoms.calc = Calculator(steep_model())
     start = atoms.get_potential_energy()
     assert BFGS(atoms, logfile=None).run(fmax=0.01, steps=500)
     assert atoms.get_potential_energy() < start
     crystal = silicon()
-    crystal.calc = Calculator(make_model("short"))
+    crystal.calc = Calculator(steep_model())
     FIRE(FrechetCellFilter(crystal), logfile=None).run(fmax=1e-3, steps=400)
     assert np.abs(crystal.get_forces()).max() < 0.05 and np.abs(crystal.get_stress()).max() < 1e-3
 

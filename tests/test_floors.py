@@ -14,10 +14,10 @@ FLOORS = (
     {"representations", "heads"},
     {"model", "datasets", "gdml"},
     {"saving"},
-    {"export", "convert", "doctor"},
+    {"export", "convert"},
     {"training", "calculator", "torchsim", "interpret"},
-    {"predict", "simulation"},
-    {"data_cli", "model_cli"},
+    {"predict", "simulation", "doctor", "evaluate", "data_cli"},
+    {"model_cli"},
     {"cli"},
     {"__main__"},
 )

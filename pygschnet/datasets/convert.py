@@ -147,6 +147,12 @@ def compositions(store: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.unique(element_counts(store)[1], axis=0, return_inverse=True)[1].reshape(-1)
 
 
+def formula(elements: np.ndarray, counts: np.ndarray) -> str:
+    """The chemical formula of a molecule with so many atoms of each element, such as C2H6O."""
+    order = sorted(range(len(elements)), key=lambda k: ({6: 0, 1: 1}.get(int(elements[k]), 2), elements[k]))
+    return "".join(f"{chemical_symbols[elements[k]]}{counts[k] if counts[k] > 1 else ''}" for k in order if counts[k])
+
+
 def field_names(metadata: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Names of the fields with a row per atom, and of those with a row per molecule."""
     fields = metadata["fields"].items()

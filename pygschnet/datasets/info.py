@@ -7,7 +7,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from pygschnet.datasets.base import MoleculeData
-from pygschnet.datasets.convert import compositions, element_counts
+from pygschnet.datasets.convert import compositions, element_counts, formula
 from pygschnet.datasets.splits import SPLITS
 
 QUANTILES = (0.0, 0.01, 0.5, 0.99, 1.0)
@@ -28,7 +28,7 @@ def summarize(data: MoleculeData) -> dict[str, Any]:
     elements, counts = element_counts(store)
     composition = compositions(store)
     numbers, first, copies = np.unique(composition, return_index=True, return_counts=True)
-    commonest = [(_formula(elements, counts[first[k]]), int(copies[k])) for k in np.argsort(-copies, kind="stable")[:5]]
+    commonest = [(formula(elements, counts[first[k]]), int(copies[k])) for k in np.argsort(-copies, kind="stable")[:5]]
     fields = {
         name: field for name, field in store.metadata["fields"].items() if name not in ("z", "pos", "cell", "pbc")
     }
@@ -119,11 +119,6 @@ def _duplicates(data: MoleculeData) -> dict[str, int]:
         "molecules stand twice": repeated,
         "test molecules stand in the training or validation set too": int(np.isin(sets["test"], known).sum()),
     }
-
-
-def _formula(elements: np.ndarray, counts: np.ndarray) -> str:
-    order = sorted(range(len(elements)), key=lambda k: ({6: 0, 1: 1}.get(int(elements[k]), 2), elements[k]))
-    return "".join(f"{chemical_symbols[elements[k]]}{counts[k] if counts[k] > 1 else ''}" for k in order if counts[k])
 
 
 def _bars(histogram: list[int]) -> str:

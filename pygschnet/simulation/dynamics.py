@@ -29,8 +29,8 @@ HOTTEST = 100_000.0
 
 
 def md(
-    file: str,
     model: str,
+    file: str,
     out: str | None = None,
     steps: int = 10_000,
     time_step: float = 0.5,
@@ -50,8 +50,8 @@ def md(
     training), trajectory.extxyz, md.png, report.json with the drift of the energy, and the state to go on from.
 
     Args:
-        file: anything that ASE reads.
         model: model file; several, separated by commas or as a pattern in quotes, make a committee.
+        file: anything that ASE reads.
         out: folder; runs/md-FILE if null.
         steps: how many in all.
         time_step: in fs.

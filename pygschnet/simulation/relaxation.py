@@ -20,8 +20,8 @@ OPTIMIZERS = {"LBFGS": LBFGS, "BFGS": BFGS, "FIRE": FIRE}
 
 
 def relax(
-    file: str,
     model: str,
+    file: str,
     out: str | None = None,
     max_force: float = 0.01,
     steps: int = 500,
@@ -33,8 +33,8 @@ def relax(
     """Move the atoms of all structures of a file to the nearest minimum of the energy.
 
     Args:
-        file: anything that ASE reads.
         model: model file; several, separated by commas or as a pattern in quotes, make a committee.
+        file: anything that ASE reads.
         out: file for the relaxed structures; FILE-relaxed.extxyz if null.
         max_force: the largest force that may be left on an atom, in eV/Å.
         steps: the most for each structure.

@@ -23,7 +23,7 @@ from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import collect, interleave
 from pygschnet.training.memory import ADVICE, device_megabytes, training_megabytes
 from pygschnet.training.plots import plot_learning_curves, plot_parity
-from pygschnet.units import UNITS, energy_factor
+from pygschnet.units import UNITS, unit_factor
 
 STAGES = {"val": "validation", "test": "test", "test_without_ema": "test_without_ema"}
 """Lightning's names of the stages and ours in metrics.json."""
@@ -35,6 +35,9 @@ CURVES = {
     "train/learning_rate": ("learning rate", ""),
 }
 """Columns of metrics.csv that are drawn, their titles and units."""
+
+ALSO = {"eV": "kcal/mol", "eV/Å": "kcal/mol/Å", "eV/Å³": "GPa"}
+"""Units in which errors are printed too."""
 
 PACKAGES = ("pygschnet", "torch", "torch-geometric", "pytorch-lightning")
 
@@ -126,7 +129,8 @@ class RunReport(pl.Callback):
             if pairs and trainer.is_global_zero:
                 reference, predicted = (torch.cat(values).numpy() for values in zip(*pairs, strict=True))
                 path = self.run_dir / f"parity_{quantity}.png"
-                plot_parity(reference, predicted, quantity, self.units.get(quantity, ""), path)
+                shown, mae = f"{len(reference)} test values", float(np.abs(predicted - reference).mean())
+                plot_parity(reference, predicted, quantity, self.units.get(quantity, ""), shown, mae, path)
         self._pairs = {}
 
     def draw_learning_curves(self) -> None:
@@ -196,16 +200,16 @@ def with_units(metrics: Mapping[str, float], units: Mapping[str, str] = UNITS) -
 
 
 def table(metrics: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Errors as text; energies and forces in eV and in the kcal/mol of the papers."""
-    kcal = 1 / energy_factor("kcal/mol")
+    """Errors as text; energies and forces in eV and in the kcal/mol of the papers, stress in GPa too."""
     lines = []
     for stage, errors in metrics.items():
         for name, error in errors.items():
             quantity, measure = name.rsplit("_", 1)
             label = f"{stage.replace('_', ' ')}: {quantity} {measure.upper()}"
             value, unit = error["value"], error["unit"]
-            if unit in ("eV", "eV/Å"):
-                text = f"{1000 * value:>12.3f} m{unit:<6}{kcal * value:>12.4f} {unit.replace('eV', 'kcal/mol')}"
+            if unit in ALSO:
+                other = ALSO[unit]
+                text = f"{1000 * value:>12.3f} m{unit:<6}{value / unit_factor(other):>12.4f} {other}"
             else:
                 text = f"{value:>12.5g} {unit}"
             lines.append(f"  {label:<36}{text}")
