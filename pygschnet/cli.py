@@ -287,7 +287,7 @@ def main() -> None:
                 for name in SUBCOMMANDS
             },
         )
-    except (InputError, OSError, MisconfigurationException) as error:
+    except (InputError, OSError, MisconfigurationException, UnicodeDecodeError) as error:
         print(f"pygschnet: error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -132,6 +132,8 @@ def _contents(content: Any) -> tuple[dict[str, Tensor], Foreign | None]:
     if "state_dict" in content:
         settings, content = content.get("hyper_parameters"), content["state_dict"]
         tree = settings.get("model") if isinstance(settings, dict) else None
+        if not isinstance(content, dict):
+            raise InputError("what the file calls its state_dict is none; nothing of it was run")
     ends = [str(name) for name in content if str(name).endswith("embedding.weight")]
     if len(ends) != 1:
         raise InputError("the file holds no state_dict of a SchNet, or several" if not ends else f"which of {ends}?")
