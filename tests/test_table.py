@@ -229,7 +229,9 @@ def test_all_at_once_is_used(monkeypatch):
         model(data, forces=False)
         model.train()(data)
         model.eval().double()(single(data, torch.float64))
-        model.float()(single(some_molecules(model)))
+        with monkeypatch.context() as small:
+            small.setattr(molecule_file, "EDGES", 100)
+            model.float()(single(some_molecules(model)))
         odd = AtomisticModel(SchNet(20, 12, 2, gaussians=20, gaussian_stop=4.0, cutoff=4.0), Atomwise(20)).eval()
         odd(single(graph(ethanol(), odd)))
         for head in (Atomwise(128, activation="silu"), Atomwise(128, aggregation="mean"), Doubled(128)):
@@ -242,6 +244,34 @@ def test_all_at_once_is_used(monkeypatch):
             model(data)
     model(data)
     assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["schnetpack", "pyg"])
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_crystals_and_liquids_at_once(name, repeat, monkeypatch):
+    """Energy, forces and stress of 8 atoms with images of themselves, and of 216, as with autograd; on any threads."""
+    model = randomise(pygschnet.preset(name)).eval()
+    atoms = ase.build.bulk("SiC", "zincblende", a=4.4, cubic=True).repeat(repeat)
+    atoms.set_cell(atoms.cell.array @ (torch.eye(3) + 0.05 * torch.ones(3, 3).triu(1)).numpy(), scale_atoms=True)
+    atoms.rattle(0.1, seed=1)
+    model.representation.cutoff = cutoff = min(model.cutoff, 5.0)
+    data = RadiusGraph(cutoff)(pygschnet.from_atoms(atoms))
+    threads, found = torch.get_num_threads(), []
+    with torch.no_grad():
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(model(data, stress=True))
+        torch.set_num_threads(threads)
+        monkeypatch.setattr(molecule_file, "EDGES", 0)
+        slow = model(data, stress=True)
+    for one, two in zip(found[0][:4], found[1][:4], strict=True):
+        assert torch.equal(one, two)
+    scale = slow.atomic_energies.abs().sum().item()
+    assert found[0].energy.item() == pytest.approx(slow.energy.item(), abs=1e-6 * scale)
+    for name in ("forces", "stress"):
+        expected = getattr(slow, name)
+        torch.testing.assert_close(getattr(found[0], name), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert model.cutoff and slow.stress.abs().max() > 0
 
 
 def test_weights_that_the_one_call_does_not_take():
