@@ -267,10 +267,10 @@ def test_crystals_and_liquids_at_once(name, repeat, monkeypatch):
     for one, two in zip(found[0][:4], found[1][:4], strict=True):
         assert torch.equal(one, two)
     scale = slow.atomic_energies.abs().sum().item()
-    assert found[0].energy.item() == pytest.approx(slow.energy.item(), abs=1e-6 * scale)
+    assert found[0].energy.item() == pytest.approx(slow.energy.item(), abs=3e-6 * scale)
     for name in ("forces", "stress"):
         expected = getattr(slow, name)
-        torch.testing.assert_close(getattr(found[0], name), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+        torch.testing.assert_close(getattr(found[0], name), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
     assert model.cutoff and slow.stress.abs().max() > 0
 
 
