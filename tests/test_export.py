@@ -41,7 +41,8 @@ def few_structures(monkeypatch):
 
 
 def known(model):
-    model.head.fit(ELEMENTS, torch.arange(3), torch.tensor([-13.0, -1030.0, -2040.0]))
+    """As if trained on H, C and O, with atomic energies near those of all electrons."""
+    model.head.fit(ELEMENTS, torch.arange(3), torch.tensor([-2041.0, -2040.0, -2042.0]))
     return model
 
 
@@ -57,7 +58,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(folder):
-    """Model and file, each made once."""
+    """Model, program read from its file, path and report, each made once."""
     made = {}
     makers = {
         "compiled": (short, "short.pt2"),
@@ -70,7 +71,8 @@ def files(folder):
         if name not in made:
             make, file = makers[name]
             model = make().eval()
-            made[name] = (model, folder / file, write(model, folder / file))
+            report = write(model, folder / file)
+            made[name] = (model, read(folder / file), folder / file, report)
         return made[name]
 
     return get
@@ -106,42 +108,42 @@ STRUCTURES = {
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_gives_the_models_numbers(name, structure, files):
-    model, path, _ = files(name)
+    model, program, *_ = files(name)
     atoms = STRUCTURES[structure]()
     if atoms.pbc.any() and model.cutoff is None:
         pytest.skip("this model has no cutoff")
     data = graph(atoms, model)
     model.representation.filters_from = "edges"
     expected = model(data, stress="cell" in data)
-    energy, atomic, forces, virial = read(path)(*inputs(data))
-    torch.testing.assert_close(energy, expected.energy[0], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(atomic, expected.atomic_energies, rtol=1e-6, atol=1e-6)
-    largest = expected.forces.detach().abs().max().item()
-    torch.testing.assert_close(forces, expected.forces, rtol=0, atol=1e-5 * largest, check_dtype=False)
-    virial_from_forces = forces.T @ data.pos
+    energy, atomic, forces, virial = program(*inputs(data))
+    noise = 3e-6 * (expected.atomic_energies - model.head.mu).abs().max().item()  # of what the network gives
+    torch.testing.assert_close(atomic, expected.atomic_energies, rtol=0, atol=noise)
+    torch.testing.assert_close(energy, expected.energy[0], rtol=0, atol=noise * len(atoms))
+    noise = 1e-5 * expected.forces.detach().abs().max().item() + 1e-6
+    torch.testing.assert_close(forces, expected.forces, rtol=0, atol=noise)
     if "cell" in data:
         stress = -virial / torch.linalg.det(data.cell[0])
-        torch.testing.assert_close(stress, expected.stress[0], rtol=1e-5, atol=1e-6, check_dtype=False)
+        noise = 1e-5 * expected.stress.detach().abs().max().item()
+        torch.testing.assert_close(stress, expected.stress[0], rtol=0, atol=noise)
     else:
-        torch.testing.assert_close(virial, virial_from_forces, rtol=0, atol=1e-5 * (1 + largest))
+        torch.testing.assert_close(virial, forces.T @ data.pos, rtol=0, atol=50 * noise)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_edges_beyond_the_cutoff_add_nothing(name, files):
-    model, path, _ = files(name)
+    model, program, *_ = files(name)
     if model.cutoff is None:
         pytest.skip("this model has no cutoff")
-    program, data = read(path), graph(water_box(), model)
+    data = graph(water_box(), model)
     wider = RadiusGraph(model.cutoff + 1.5)(data)
     assert wider.edge_index.shape[1] > 1.5 * data.edge_index.shape[1]
     for found, expected in zip(program(*inputs(wider)), program(*inputs(data)), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("atoms", [ethanol, water_box])
 def test_forces_and_virial_are_finite_differences(atoms, files):
-    model, path, _ = files("float64")
-    program, step = read(path), 1e-4
+    (model, program, *_), step = files("float64"), 1e-4
     z, pos, edges, offsets = inputs(graph(atoms(), model))
     _, _, forces, virial = program(z, pos, edges, offsets)
 
@@ -158,7 +160,7 @@ def test_forces_and_virial_are_finite_differences(atoms, files):
         strain = torch.zeros(3, 3, dtype=torch.float64)
         strain[a, b] = 1.0
         found = -slope(lambda x, strain=strain: x @ strain, lambda x, strain=strain: x @ strain)
-        assert found == pytest.approx(virial[a, b].item(), rel=1e-5, abs=1e-6)
+        assert found == pytest.approx(virial[a, b].item(), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -200,15 +202,15 @@ def test_a_bound_that_cannot_be_kept(tmp_path):
 
 
 def test_elements_that_the_model_does_not_know(files):
-    program = read(files("float64")[1])
-    energy, atomic, *_ = program(*inputs(graph(ase.build.molecule("CH3Cl"), files("float64")[0])))
+    model, program, *_ = files("float64")
+    energy, atomic, *_ = program(*inputs(graph(ase.build.molecule("CH3Cl"), short(cutoff=model.cutoff))))
     assert energy.isnan() and atomic.isnan().any()
 
 
 @needs_compiler
 def test_metadata(files):
-    _, path, report = files("compiled")
-    about = json.loads(read(path).loader.get_metadata()["pygschnet"])
+    _, program, path, report = files("compiled")
+    about = json.loads(program.loader.get_metadata()["pygschnet"])
     assert about == {key: value for key, value in report.items() if key != "file"}
     assert about["elements"] == ["H", "C", "O"] and about["cutoff"] == 3.0 and about["precision"] == "float32"
     assert about["version"] == pygschnet.__version__ and about["torch"] == torch.__version__
@@ -217,14 +219,15 @@ def test_metadata(files):
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
     stored = {"pygschnet": ""}
-    torch.export.load((files("float64")[1]).open("rb"), extra_files=stored)
+    with files("float64")[2].open("rb") as stream:
+        torch.export.load(stream, extra_files=stored)
     assert json.loads(stored["pygschnet"])["precision"] == "float64"
 
 
 @needs_compiler
 def test_without_the_package(files, tmp_path):
     """The example, where the package cannot be imported: its energies are the model's, and are conserved."""
-    model, path, _ = files("compiled")
+    model, _, path, _ = files("compiled")
     atoms = water_box()
     ase.io.write(tmp_path / "water.xyz", atoms)
     script = (

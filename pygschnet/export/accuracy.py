@@ -58,6 +58,7 @@ def inputs(data: Data) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return data.z, data.pos.double(), data.edge_index, offsets.double()
 
 
+@torch.no_grad()
 def cases(model: AtomisticModel, structures: Sequence[Data]) -> list[Case]:
     """Structures without edges, with the model's answers.
 
@@ -73,12 +74,12 @@ def cases(model: AtomisticModel, structures: Sequence[Data]) -> list[Case]:
         graph = RadiusGraph(model.cutoff)(structure)
         prediction = model(graph, stress="cell" in graph)
         if prediction.stress is None:
-            virial = prediction.forces.detach().T @ graph.pos
+            virial = prediction.forces.T @ graph.pos
         else:
             virial = -prediction.stress[0] * torch.linalg.det(graph.cell[0]).abs()
         outputs = (prediction.energy[0], prediction.atomic_energies, prediction.forces, virial)
         wider = RadiusGraph(None if model.cutoff is None else model.cutoff + SKIN)(structure)
-        found.append(Case(inputs(wider), tuple(output.detach() for output in outputs)))
+        found.append(Case(inputs(wider), outputs))
     return found
 
 
