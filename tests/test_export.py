@@ -195,11 +195,17 @@ def test_finer_tables_for_smaller_errors():
 
 
 def test_a_bound_that_cannot_be_kept(tmp_path):
-    with pytest.raises(InputError, match=r"cannot give .* to 1.0e-15 eV per atom: .* Allow \d") as refused:
-        write(short(), tmp_path / "model.ep", error=1e-15)
+    """Filters too steep for any table."""
+    model = short()
+    with torch.no_grad():
+        for network in model.representation.filter_networks:
+            network.dense_1.weight *= 100
+    with pytest.raises(InputError, match=r"cannot give .* to 1.0e-09 eV per atom: .* Allow \d") as refused:
+        write(model, tmp_path / "model.ep", error=1e-9)
     assert not list(tmp_path.iterdir())
     allowed = float(re.search(r"Allow (\S+)", str(refused.value))[1])
-    assert choose_knots(short(), cases(short(), molecules([1, 6, 8], (5,))), 10 * allowed)
+    assert allowed > 2e-9
+    choose_knots(model, cases(model, molecules([1, 6, 8], (1, 2, 5, 12))), 1.1 * allowed)
 
 
 def test_elements_that_the_model_does_not_know(files):
