@@ -12,6 +12,7 @@ from pygschnet import data_cli
 from pygschnet.convert import convert
 from pygschnet.doctor import doctor
 from pygschnet.evaluate import evaluate
+from pygschnet.export import export
 from pygschnet.predict import predict
 from pygschnet.simulation import md, relax
 
@@ -28,6 +29,7 @@ COMMANDS = {
     "relax": Command(relax, ("model", "file")),
     "md": Command(md, ("model", "file")),
     "evaluate": Command(evaluate, ("model", "file?")),
+    "export": Command(export, ("model", "output")),
     "convert": Command(convert, ("source", "output")),
     "doctor": Command(doctor, ("model?", "file?")),
 }

@@ -48,6 +48,24 @@ def mollifier_cutoff(distances: Float[Tensor, "edges"], cutoff: float) -> Float[
     return torch.exp(1.0 - 1.0 / (1.0 - x**2).clamp_min(torch.finfo(x.dtype).eps)) * inside
 
 
+def cosine_slope(distances: Float[Tensor, "edges"], cutoff: float) -> Float[Tensor, "edges"]:
+    """f′(d) = −π/(2r_c) sin(πd/r_c)."""
+    return -0.5 * math.pi / cutoff * torch.sin(distances * (math.pi / cutoff)) * (distances < cutoff)
+
+
+def polynomial_slope(distances: Float[Tensor, "edges"], cutoff: float) -> Float[Tensor, "edges"]:
+    """f′(d) = −30 x² (1 − x)² / r_c with x = d/r_c."""
+    x = distances / cutoff
+    return -30.0 / cutoff * x**2 * (1.0 - x) ** 2 * (distances < cutoff)
+
+
+def mollifier_slope(distances: Float[Tensor, "edges"], cutoff: float) -> Float[Tensor, "edges"]:
+    """f′(d) = −f(d) 2x / (r_c (1 − x²)²) with x = d/r_c."""
+    x = torch.where(distances < cutoff, distances / cutoff, 0.0)
+    rest = (1.0 - x**2).clamp_min(torch.finfo(x.dtype).eps)
+    return -mollifier_cutoff(distances, cutoff) * 2.0 * x / (cutoff * rest**2)
+
+
 FORMS: dict[str, Callable[..., Tensor]] = {
     "none": no_cutoff,
     "hard": hard_cutoff,
@@ -55,6 +73,15 @@ FORMS: dict[str, Callable[..., Tensor]] = {
     "polynomial": polynomial_cutoff,
     "mollifier": mollifier_cutoff,
 }
+
+SLOPES: dict[str, Callable[..., Tensor]] = {
+    "none": lambda distances, cutoff: torch.zeros_like(distances),
+    "hard": lambda distances, cutoff: torch.zeros_like(distances),
+    "cosine": cosine_slope,
+    "polynomial": polynomial_slope,
+    "mollifier": mollifier_slope,
+}
+"""f′(d) of each, for where there is no autograd."""
 
 
 class Cutoff(nn.Module):

@@ -58,9 +58,11 @@ class Knots(NamedTuple):
     spacing: float
 
     @classmethod
-    def between(cls, shortest: float, longest: float, basis: GaussianBasis) -> "Knots":
-        """Knots for all distances between two, close enough for the Gaussians of the basis."""
-        spacing = 1 / (math.sqrt(2 * basis.gamma) * KNOTS_PER_WIDTH)
+    def between(
+        cls, shortest: float, longest: float, basis: GaussianBasis, per_width: int = KNOTS_PER_WIDTH
+    ) -> "Knots":
+        """Knots for all distances between two, so many to a standard deviation of the Gaussians of the basis."""
+        spacing = 1 / (math.sqrt(2 * basis.gamma) * per_width)
         first = math.floor(shortest / spacing) - MARGIN
         last = math.ceil(longest / spacing) + MARGIN
         first, last = first // 8 * 8, -(-last // 8) * 8  # of similar batches the same, for the caches below
@@ -72,11 +74,19 @@ class Knots(NamedTuple):
 
 
 def tabulate(
-    networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots
+    networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "networks coefficients filters"]:
-    """The coefficients of the splines through the filters at the knots, differentiable, in the networks' precision."""
+    """The coefficients of the splines through the filters at the knots, differentiable.
+
+    Args:
+        networks: the filter networks.
+        basis: the Gaussians that they take.
+        knots: where they are evaluated.
+        dtype: of the coefficients; that of the networks if not given.
+    """
     weight = networks[0].dense_1.weight
-    return (_interpolation(knots.number, weight.device) @ _filters(networks, basis, knots)).to(weight.dtype)
+    table = _interpolation(knots.number, weight.device) @ _filters(networks, basis, knots)
+    return table.to(weight.dtype if dtype is None else dtype)
 
 
 def remembered(table: Tensor, networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots) -> Tensor:
