@@ -1,5 +1,6 @@
 """The ASE calculator: energies, forces and stress of a trained model, or of several with their spread."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ class Calculator(ASECalculator):
     `energy_std`, `energies_std`, `forces_std` and `stress_std`, the sample standard deviations.
 
     Args:
-        model: a model or a model file; several make a committee.
+        model: a model, of which a copy is taken, or a model file; several make a committee.
         device: where to compute.
         dtype: precision of the networks, that of the model if null. Positions and energies are in float64 anyway.
         skin: how much further than the cutoff neighbours are searched, in Å; they are searched for again when atoms
@@ -56,7 +57,7 @@ class Calculator(ASECalculator):
     ):
         super().__init__()
         given = [model] if isinstance(model, Model) else list(model)
-        models = [each if isinstance(each, AtomisticModel) else load(each) for each in given]
+        models = [copy.deepcopy(each) if isinstance(each, AtomisticModel) else load(each) for each in given]
         if not models:
             raise InputError("a committee needs at least one model")
         if len({(each.cutoff, *each.properties) for each in models}) > 1:

@@ -198,6 +198,12 @@ def test_precision():
     assert 0 < np.abs(results[torch.float32] - exact).max() < 1e-5 * np.abs(exact).max()
 
 
+def test_the_model_that_is_given_stays_as_it_is():
+    model = make_model("short").float().train()
+    Calculator(model, dtype=torch.float64).calculate(ethanol())
+    assert model.training and next(model.parameters()).dtype == torch.float32
+
+
 def test_results_are_kept_until_something_changes(monkeypatch):
     atoms = silicon()
     atoms.calc = Calculator(make_model("short"))
