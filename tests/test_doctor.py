@@ -77,7 +77,7 @@ def test_a_wrong_kernel_is_found(folder, monkeypatch, capsys, name):
     def wrong(kernel, arrays, *sizes, dtype=None):
         failed = call(kernel, arrays, *sizes, dtype=dtype)
         if kernel == name:
-            output = {"ssp": arrays[1], "splines": arrays[2], "molecule": arrays[-2]}.get(name, arrays[-1])
+            output = {"ssp": arrays[1], "splines": arrays[2], "molecule": arrays[-3]}.get(name, arrays[-1])
             output *= 1.001
         return failed
 
