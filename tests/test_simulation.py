@@ -145,6 +145,22 @@ def test_a_folder_holds_one_simulation(model, start, tmp_path, pygschnet_command
 
 
 @pytest.mark.filterwarnings("ignore:.*extrapolation:UserWarning")
+def test_a_damaged_state_is_refused(model, start, tmp_path, pygschnet_command):
+    arguments = ("md", model, start, "--out", str(tmp_path / "md"), "--steps")
+    pygschnet_command(*arguments, "10")
+    state, settings = tmp_path / "md" / "state.npz", tmp_path / "md" / "settings.json"
+    good = state.read_bytes()
+    np.savez(state, positions=np.array([print], dtype=object))
+    assert "cannot be read" in pygschnet_command(*arguments, "20", "--restart", "true", code=1)
+    np.savez(state, positions=np.zeros((2, 3)), cell=np.zeros((3, 3)))
+    assert "is damaged, or of another" in pygschnet_command(*arguments, "20", "--restart", "true", code=1)
+    state.write_bytes(good[:200])
+    assert "cut short" in pygschnet_command(*arguments, "20", "--restart", "true", code=1)
+    settings.write_text("{")
+    assert "settings.json is damaged" in pygschnet_command(*arguments, "20", "--restart", "true", code=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*extrapolation:UserWarning")
 def test_an_explosion_ends_with_words(model, start, tmp_path, pygschnet_command, monkeypatch):
     monkeypatch.setattr("pygschnet.simulation.dynamics.HOTTEST", 1000.0)
     hot = ("--temperature", "3000", "--steps", "100")

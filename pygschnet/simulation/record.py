@@ -9,6 +9,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from pygschnet.datasets.readers import array_of, open_npz
 from pygschnet.errors import InputError
 from pygschnet.files import replacing, write_npz
 
@@ -45,21 +46,33 @@ class Record:
             return
         if not self._state.exists():
             raise InputError(f"{folder} holds no simulation to go on with")
-        before = json.loads(written.read_text())
+        try:
+            before = dict(json.loads(written.read_text()))
+        except (ValueError, TypeError):
+            raise InputError(f"{written} is damaged") from None
         if changed := [name for name in settings if settings[name] != before.get(name)]:
             told = ", ".join(f"{name} was {before.get(name)}, now {settings[name]}" for name in changed)
             raise InputError(f"the simulation in {folder} cannot go on with other settings: {told}")
 
     def restore(self, atoms: Atoms, rng: np.random.Generator) -> int:
-        """Put atoms and random numbers where they were, and return the step."""
-        with np.load(self._state, allow_pickle=False) as state:
+        """Put atoms and random numbers where they were, and return the step.
+
+        Raises:
+            InputError: if the state is damaged.
+        """
+        with open_npz(self._state) as file:
+            state = {name: array_of(file, name, self._state) for name in file.files}
+        try:
             atoms.positions, atoms.cell = state["positions"], state["cell"]
             atoms.set_momenta(state["momenta"], apply_constraint=False)
             rng.bit_generator.state = json.loads(str(state["random"]))
-            for path, size in zip((self.log, self.trajectory), state["sizes"].tolist(), strict=True):
-                with path.open("r+") as file:
-                    file.truncate(size)
-            return int(state["step"])
+            step, sizes = int(state["step"]), state["sizes"].tolist()
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self._state} is damaged, or of another simulation: {error}") from None
+        for path, size in zip((self.log, self.trajectory), sizes, strict=True):
+            with path.open("r+") as file:
+                file.truncate(size)
+        return step
 
     def add(self, step: int, time_fs: float, atoms: Atoms, rng: np.random.Generator) -> None:
         """A line of the log, a frame of the trajectory, the state."""
