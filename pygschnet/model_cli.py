@@ -51,7 +51,7 @@ def main(name: str, *arguments: str) -> None:
     function, positional = COMMANDS[name]
     help_of = {parameter.arg_name: parameter.description for parameter in parse(inspect.getdoc(function) or "").params}
     parser = ArgumentParser(prog=f"pygschnet {name}", description=(function.__doc__ or "").partition("\n")[0])
-    if "data" in inspect.signature(function).parameters and "config" not in inspect.signature(function).parameters:
+    if function is evaluate:  # doctor looks at the rest of the configuration too
         parser.add_argument("-c", "--config", type=str, help="Take the data of this configuration of a run.")
         arguments = tuple(data_cli.expand_config(arguments))
     for argument in positional:

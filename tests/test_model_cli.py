@@ -49,7 +49,9 @@ def test_help(command, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["pygschnet", command, "--help"])
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == 0 and f"usage: pygschnet {command}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and f"usage: pygschnet {command}" in said
+    assert ("--config" in said) == (command in ("evaluate", "doctor"))
 
 
 def test_predict_with_a_configuration_is_lightnings(pygschnet_command):

@@ -14,7 +14,7 @@ MAX_Z = 99
 """Highest atomic number."""
 
 EDGES = 100_000
-"""Up to so many; for more of them the arrays of one call take more memory than those of many."""
+"""Up to so many; with 365,000 of them one call took a tenth longer than many."""
 
 
 class Packed(NamedTuple):

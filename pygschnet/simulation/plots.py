@@ -24,7 +24,7 @@ def plot_simulation(rows: dict[str, np.ndarray], atoms: int, conserved: bool, pa
     name, label = ("total_eV", "total energy") if conserved else ("potential_eV", "potential energy")
     energy = rows[name] / atoms * 1000
     above.plot(time, energy - energy.mean(), linewidth=0.8)
-    above.set_ylabel(f"{label} − mean, meV per atom")
+    above.set_ylabel(f"{label} − mean,\nmeV per atom")
     below.plot(time, rows["temperature_K"], linewidth=0.8, color="C1")
     below.set_ylabel("temperature, K")
     below.set_xlabel("time, ps")
