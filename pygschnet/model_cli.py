@@ -13,12 +13,13 @@ from pygschnet.convert import convert
 from pygschnet.doctor import doctor
 from pygschnet.evaluate import evaluate
 from pygschnet.export import export
+from pygschnet.interpret.command import explain
 from pygschnet.predict import predict
 from pygschnet.simulation import md, relax
 
 
 class Command(NamedTuple):
-    """A function, and those of its arguments that need no flag; a question mark stands behind optional ones."""
+    """A function, and its arguments that need no flag; behind optional ones stands ?, behind those for several a +."""
 
     function: Callable[..., Any]
     positional: tuple[str, ...]
@@ -29,6 +30,7 @@ COMMANDS = {
     "relax": Command(relax, ("model", "file")),
     "md": Command(md, ("model", "file")),
     "evaluate": Command(evaluate, ("model", "file?")),
+    "explain": Command(explain, ("model", "molecules+")),
     "export": Command(export, ("model", "output")),
     "convert": Command(convert, ("source", "output")),
     "doctor": Command(doctor, ("model?", "file?")),
@@ -51,13 +53,14 @@ def main(name: str, *arguments: str) -> None:
     function, positional = COMMANDS[name]
     help_of = {parameter.arg_name: parameter.description for parameter in parse(inspect.getdoc(function) or "").params}
     parser = ArgumentParser(prog=f"pygschnet {name}", description=(function.__doc__ or "").partition("\n")[0])
-    if function is evaluate:  # doctor looks at the rest of the configuration too
+    if function in (evaluate, explain):  # doctor looks at the rest of the configuration too
         parser.add_argument("-c", "--config", type=str, help="Take the data of this configuration of a run.")
         arguments = tuple(data_cli.expand_config(arguments))
     for argument in positional:
-        plain = argument.rstrip("?")
-        parser.add_argument(plain, nargs="?" if argument != plain else None, type=str, help=help_of[plain])
-    parser.add_function_arguments(function, skip={argument.rstrip("?") for argument in positional})
+        plain = argument.rstrip("?+")
+        parser.add_argument(plain, nargs=argument[len(plain) :] or None, type=str, help=help_of[plain])
+    parser.add_function_arguments(function, skip={argument.rstrip("?+") for argument in positional})
+    arguments = tuple("--out" if argument == "-o" else argument for argument in arguments)
     options = parser.instantiate_classes(parser.parse_args(list(arguments)))
     code = function(**{parameter: options[parameter] for parameter in inspect.signature(function).parameters})
     if isinstance(code, int) and code:

@@ -44,14 +44,14 @@ def test_from_somebody_elses_model_to_a_file_for_deployment(tmp_path, monkeypatc
     np.testing.assert_allclose(forces.numpy(), predicted.get_forces(), atol=1e-5)
 
 
-@pytest.mark.parametrize("command", ["predict", "relax", "md", "evaluate", "export", "convert", "doctor"])
+@pytest.mark.parametrize("command", ["predict", "relax", "md", "evaluate", "explain", "export", "convert", "doctor"])
 def test_help(command, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["pygschnet", command, "--help"])
     with pytest.raises(SystemExit) as end:
         main()
     said = capsys.readouterr().out
     assert end.value.code == 0 and f"usage: pygschnet {command}" in said
-    assert ("--config" in said) == (command in ("evaluate", "doctor"))
+    assert ("--config" in said) == (command in ("evaluate", "explain", "doctor"))
 
 
 def test_predict_with_a_configuration_is_lightnings(pygschnet_command):
