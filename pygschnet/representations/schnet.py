@@ -101,14 +101,26 @@ class SchNet(Representation):
             pairs, distances, both_ways = data.edge_index, edge_distances(data), False
         else:
             pairs, distances, both_ways = unique_pairs(data)
-        filters: Iterable[Tensor | TabulatedFilters] | None = None
-        if both_ways and self._tabulates(x, len(distances)):
-            filters = self.tabulated_filters(pairs, distances, len(x))
-        if filters is None:
-            filters = self.filters_at(distances.to(x.dtype))
+        filters = self.filters_of(pairs, distances, len(x), both_ways)
         for block, block_filters in zip(self.blocks, filters, strict=True):
             x = x + block(x, pairs, block_filters, both_ways)
         return x
+
+    def filters_of(
+        self, index: Int[Tensor, "2 pairs"], distances: Float[Tensor, "pairs"], atoms: int, both_ways: bool
+    ) -> Iterable[Tensor | TabulatedFilters]:
+        """The filters of each interaction block, from a table where that is faster, else pair by pair.
+
+        Args:
+            index: the pairs.
+            distances: in Å.
+            atoms: how many atoms there are.
+            both_ways: whether a pair stands for both directions, as it does for filters from a table.
+        """
+        tabulated = None
+        if both_ways and self._tabulates(self.embedding.weight, len(distances)):
+            tabulated = self.tabulated_filters(index, distances, atoms)
+        return self.filters_at(distances.to(self.embedding.weight.dtype)) if tabulated is None else tabulated
 
     def _tabulates(self, x: Tensor, pairs: int) -> bool:
         """Whether filters are taken from a table.
