@@ -176,7 +176,9 @@ def main():
 
     record = {
         "command": " ".join(["python -m experiments.gallery.gallery", *sys.argv[1:]]),
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
         "seconds": round(time.perf_counter() - start, 1),
         "models": [
             {

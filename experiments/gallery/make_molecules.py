@@ -32,6 +32,8 @@ if __name__ == "__main__":
         atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
         BFGS(atoms, logfile=None).run(fmax=0.005, steps=500)
         atoms.positions -= atoms.positions.mean(axis=0)
-        print(f"{name:15} {atoms.get_potential_energy():.4f} eV, largest force {abs(atoms.get_forces()).max():.4f} eV/Å")
+        print(
+            f"{name:15} {atoms.get_potential_energy():.4f} eV, largest force {abs(atoms.get_forces()).max():.4f} eV/Å"
+        )
         molecules.append(Atoms(atoms.numbers, atoms.positions, info={"name": name}))
     ase.io.write(Path(__file__).with_name("molecules.extxyz"), molecules)

@@ -45,7 +45,7 @@ Neighbouring elements are alike to the model. The sign of PC1 is chosen so that 
 this is an illustration, no proof{correlation}."""
 
 FILTERS = """<b>Filters</b> as in Fig. 3 of arXiv:1706.08566: W(√(x² + y²)) in a square of {extent:g} × {extent:g} Å
-around an atom, blue negative, red positive; the curves beside them show the same numbers without colour. {final}
+around an atom, blue negative, red positive; the curves show the same numbers without colour. {final}
 Distances that never occurred in training (below about 0.9 Å) show how the network continues, not what it learned."""
 
 ENDS_WITH_SSP = """These filter networks end with a shifted softplus: before the cutoff function no filter is below

@@ -36,7 +36,7 @@ def draw_contributions(
     spread: Float[np.ndarray, "atoms"] | None,
     label: str,
 ) -> Figure:
-    """Bars for the atoms, coloured by element, with their spread over seeds.
+    """A point for each atom, coloured by element, with its spread over seeds.
 
     Args:
         names: of the atoms.
@@ -47,7 +47,11 @@ def draw_contributions(
     """
     figure = Figure(figsize=(6.4, 1.2 + 0.22 * len(z)), layout="constrained")
     axes = figure.subplots()
-    _bars(axes, names, z, values, spread)
+    places, colours = np.arange(len(z)), [tuple(0.9 * jmol_colors[number]) for number in z]
+    axes.errorbar(values, places, xerr=spread, fmt="none", ecolor="0.2")
+    axes.scatter(values, places, c=colours, edgecolors="0.2", s=50, zorder=3)
+    _name_rows(axes, names)
+    axes.grid(alpha=0.3)
     axes.set_xlabel(label)
     return figure
 
@@ -72,9 +76,10 @@ def draw_planes(
         positions: of the atoms, in Å.
         z: their atomic numbers.
     """
-    figure = Figure(figsize=(3.6 * len(probes), 3.2 * len(planes)), layout="constrained")
+    height = 0.5 + 2.6 * float(np.ptp(planes[0].y) / np.ptp(planes[0].x))
+    figure = Figure(figsize=(3.6 * len(probes), height * len(planes)), layout="constrained")
     panels = figure.subplots(len(planes), len(probes), squeeze=False)
-    for row, plane, height, values in zip(panels, planes, heights, potentials, strict=True):
+    for row, plane, above, values in zip(panels, planes, heights, potentials, strict=True):
         for axes, probe, value in zip(row, probes, values * KCAL, strict=True):
             low, high = (KCAL * end for end in ranges[probe])
             ends = (plane.x[0], plane.x[-1], plane.y[0], plane.y[-1])
@@ -83,7 +88,7 @@ def draw_planes(
             axes.contour(plane.x, plane.y, value, levels=levels, colors="white", linewidths=0.5)
             for number, (x, y, _) in zip(z, plane.coordinates(positions), strict=True):
                 axes.annotate(chemical_symbols[number], (x, y), ha="center", va="center", fontsize=8, color="white")
-            axes.set_title(f"Ω of {probe}, {height:g} Å above", fontsize=9)
+            axes.set_title(f"Ω of {probe}, {above:g} Å above", fontsize=9)
             axes.tick_params(labelsize=7)
             figure.colorbar(image, ax=axes, shrink=0.85, extend="both").set_label("kcal/mol", fontsize=8)
         row[0].set_ylabel("Å")
@@ -155,7 +160,7 @@ def draw_filters(
     tiles = np.full((rows * columns, points + 2, points + 2), np.nan)
     tiles[: len(cuts), 1:-1, 1:-1] = cuts
     picture = tiles.reshape(rows, columns, points + 2, points + 2).swapaxes(1, 2).reshape(rows * (points + 2), -1)
-    figure = Figure(figsize=(6.4, 6.4 * rows / columns + 0.3), layout="constrained")
+    figure = Figure(figsize=(6.4, 5.5 * rows / columns + 0.3), layout="constrained")
     axes = figure.subplots()
     largest = float(np.nanpercentile(np.abs(picture), 99.5)) or 1.0
     image = axes.imshow(picture, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
@@ -217,7 +222,10 @@ def draw_walks(names: Sequence[str], z: np.ndarray, walks: Walks) -> Figure:
     """
     figure = Figure(figsize=(8.4, 1.2 + 0.22 * len(z)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    _bars(left, names, z, KCAL * walks.of_atoms(), None)
+    colours = [tuple(0.9 * jmol_colors[number]) for number in z]
+    left.barh(np.arange(len(z)), KCAL * walks.of_atoms(), color=colours, edgecolor="0.3", linewidth=0.6)
+    left.axvline(0, color="0.3", linewidth=0.8)
+    _name_rows(left, names)
     left.set_xlabel("walks that begin at the atom, kcal/mol")
     orders = KCAL * walks.of_orders()
     right.bar(np.arange(1, len(orders) + 1), orders, color="0.6", edgecolor="0.3")
@@ -289,11 +297,9 @@ def draw_environments(statistics: Environments, fewest: int = 30) -> Figure:
     )
     axes.scatter(KCAL * statistics.mean[rows], places, c=colours, edgecolors="0.2", s=40, zorder=3)
     labels = [f"{statistics.names[row]} ({counts[row]:,})" for row in rows]
-    axes.set_yticks(places, labels, fontsize=8)
-    axes.invert_yaxis()
+    _name_rows(axes, labels)
     axes.set_xlabel("network's energy of the atom, kcal/mol")
     axes.grid(alpha=0.3)
-    axes.margins(y=0.01)
     return figure
 
 
@@ -308,11 +314,7 @@ def write(figure: Figure, path: Path) -> None:
         figure.savefig(part, format=path.suffix.removeprefix("."), dpi=150)
 
 
-def _bars(axes: Axes, names: Sequence[str], z: np.ndarray, values: np.ndarray, spread: np.ndarray | None) -> None:
-    """A bar for each atom."""
-    colours = [tuple(0.9 * jmol_colors[number]) for number in z]
-    axes.barh(np.arange(len(z)), values, xerr=spread, color=colours, edgecolor="0.3", linewidth=0.6, ecolor="0.2")
-    axes.set_yticks(np.arange(len(z)), names, fontsize=8)
-    axes.invert_yaxis()
-    axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.margins(y=0.01)
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """The first row above, and each with its name."""
+    axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.4, -0.6)

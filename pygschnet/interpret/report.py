@@ -13,6 +13,7 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from ase.data.colors import jmol_colors
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pygschnet.errors import InputError
@@ -56,8 +57,9 @@ def write_report(
     for number, molecule in enumerate(molecules):
         body += _molecule(number, molecule, probes, ranges, pictures, notes)
     body += _model(model, pictures, notes)
-    scale = [[share / 16, _hex(colormaps[plots.SCALE](share / 16))] for share in range(17)]
-    colours = {chemical_symbols[z]: _hex(jmol_colors[z]) for z in {int(z) for m in molecules for z in m.atoms.numbers}}
+    scale = [[share / 16, to_hex(colormaps[plots.SCALE](share / 16))] for share in range(17)]
+    elements = sorted({int(z) for molecule in molecules for z in molecule.atoms.numbers})
+    colours = {chemical_symbols[z]: to_hex(jmol_colors[z]) for z in elements}
     page = Template(files("pygschnet.interpret").joinpath("report.html").read_text(encoding="utf-8"))
     return page.substitute(
         title=html.escape(title),
@@ -144,7 +146,7 @@ def _atoms(molecule: MoleculeExplanation) -> str:
         heads.append("walks from it, kcal/mol")
         columns.append(KCAL * molecule.walks.of_atoms())
         digits.append(2)
-    for name, values in found.properties.items():
+    for name, values in getattr(found, "properties", {}).items():
         heads.append(name)
         columns.append(values)
         digits.append(4)
@@ -178,7 +180,7 @@ def _scene(
 
     numbers = molecule.atoms.numbers
     views = [on_atoms("energies of the atoms", "kcal/mol", 1, lambda each: KCAL * each.contributions.network)]
-    for name in molecule.contributions.properties:
+    for name in getattr(molecule.contributions, "properties", {}):
         views.append(on_atoms(name, "", 2, lambda each, name=name: each.contributions.properties[name]))
     if molecule.walks is not None:
         of = lambda each: None if each.walks is None else KCAL * each.walks.of_atoms()  # noqa: E731
@@ -215,10 +217,10 @@ def _frame(positions: np.ndarray) -> np.ndarray:
 
 def _picture(pictures: Pictures, name: str, caption: str) -> str:
     buffer = io.BytesIO()
-    pictures[name].savefig(buffer, format="png", dpi=110)
+    pictures[name].savefig(buffer, format="webp", dpi=110, pil_kwargs={"quality": 80, "method": 6})
     source = base64.b64encode(buffer.getvalue()).decode()
     label = html.escape(name.replace("_", " "))
-    image = f'<img alt="{label}" src="data:image/png;base64,{source}">'
+    image = f'<img alt="{label}" src="data:image/webp;base64,{source}">'
     return f'<figure id="figure-{html.escape(name)}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
@@ -232,8 +234,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> s
         )
         for row in rows
     ]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads) if any(heads) else ""
-    return f'<div class="table" tabindex="0"><table><tr>{head}</tr>{"".join(cells)}</table></div>'
+    head = "".join(
+        f"<th{' class=words' if column < words else ''}>{html.escape(name)}</th>" for column, name in enumerate(heads)
+    )
+    first = f"<tr>{head}</tr>" if any(heads) else ""
+    return f'<div class="table" tabindex="0"><table>{first}{"".join(cells)}</table></div>'
 
 
 def _packed(values: np.ndarray, kind: str) -> str:
@@ -242,7 +247,3 @@ def _packed(values: np.ndarray, kind: str) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
-
-
-def _hex(colour: Sequence[float]) -> str:
-    return "#" + "".join(f"{round(255 * float(part)):02x}" for part in colour[:3])
