@@ -31,7 +31,7 @@ def small_model(interactions: int = 2, cutoff: float = 2.0, biases: bool = True)
 
 def net_energy(model: AtomisticModel, data: Data) -> float:
     constants = model.head.mu + model.head.reference_energies[data.z]
-    return float(model(data, forces=False).energy.sum() - constants.sum())
+    return float(model(data, forces=False).energy.detach().sum() - constants.sum())
 
 
 def frozen(y):
