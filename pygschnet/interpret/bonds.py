@@ -98,7 +98,7 @@ class Bonds:
 
     def count(self, atom: int, number: int) -> int:
         """How many neighbours of an atom have this atomic number."""
-        return sum(self.z[j] == number for j in self.neighbours[atom])
+        return sum(int(self.z[j]) == number for j in self.neighbours[atom])
 
     def terminal(self, atom: int, number: int) -> list[int]:
         """The neighbours of an atom with this atomic number that have no other neighbour."""

@@ -144,8 +144,7 @@ def rank_correlation(values: Float[np.ndarray, "sets items"]) -> Float[np.ndarra
     Args:
         values: rows of numbers about the same things, such as one row per seed.
     """
-    ranks = rankdata(values, axis=1)
-    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    ranks = rankdata(values, axis=1) - (values.shape[1] + 1) / 2
     length = np.linalg.norm(ranks, axis=1)
     length[length == 0] = np.nan
     return ranks @ ranks.T / np.outer(length, length)

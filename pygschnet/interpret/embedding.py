@@ -102,7 +102,8 @@ def rank_correlations(models: Sequence[AtomisticModel]) -> Order:
     count = len(models)
     of_models = rank_correlation(np.concatenate([first, table]))
     together = rank_correlation(np.concatenate([rankdata(first, axis=1).mean(axis=0, keepdims=True), table]))
-    return Order(elements, *of_models[count:, :count], together[0, 1:], of_models[:count, :count])
+    with_z, with_period, with_group = of_models[count:, :count]
+    return Order(elements, with_z, with_period, with_group, together[0, 1:], of_models[:count, :count])
 
 
 def periodic_table(z: Int[np.ndarray, "elements"]) -> tuple[Int[np.ndarray, "elements"], Int[np.ndarray, "elements"]]:

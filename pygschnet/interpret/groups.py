@@ -32,7 +32,7 @@ def environments(molecule: Bonds) -> list[str]:
     names = [_environment(molecule, i) for i in range(len(molecule.z))]
     for i in in_ring:
         names[i] = "C in aromatic ring" if i in aromatic else f"{names[i]}, in ring"
-    for i in np.flatnonzero(molecule.z == 1):
+    for i in np.flatnonzero(molecule.z == 1).tolist():
         if len(near := molecule.neighbours[i]) == 1 and molecule.z[near[0]] == 6:
             hybrid = HYBRIDS.get(len(molecule.neighbours[near[0]]))
             names[i] = "H on aromatic C" if near[0] in aromatic else f"H on C {hybrid}" if hybrid else "H on C"
@@ -73,9 +73,9 @@ def groups(molecule: Bonds) -> dict[str, list[tuple[int, ...]]]:
     """Functional groups by name, each a tuple of atoms; every atom is in exactly one.
 
     In this order: rings, those that share atoms being one group, such as "ring C10H8"; carbonyl groups, among them
-    "carboxyl COOH" and "aldehyde CHO"; nitrile and nitro groups; then every other atom by itself, such as "methylene CH2",
-    "hydroxyl OH", "ether O" or "amine NH2". Hydrogens go with the atom that they are bonded to. An amide is a
-    carbonyl group and an amine; an ester is a carbonyl group and an ether.
+    "carboxyl COOH" and "aldehyde CHO"; nitrile and nitro groups; then every other atom by itself, such as
+    "methylene CH2", "hydroxyl OH", "ether O" or "amine NH2". Hydrogens go with the atom that they are bonded to. An
+    amide is a carbonyl group and an amine; an ester is a carbonyl group and an ether.
 
     Args:
         molecule: its bonds.
@@ -116,7 +116,11 @@ def _cores(molecule: Bonds) -> Iterator[tuple[str, set[int]]]:
 
 def _alone(molecule: Bonds, i: int) -> str:
     """The name of a group of one atom and its hydrogens."""
-    symbol, neighbours, count = chemical_symbols[molecule.z[i]], len(molecule.neighbours[i]), len(molecule.terminal(i, 1))
+    symbol, neighbours, count = (
+        chemical_symbols[molecule.z[i]],
+        len(molecule.neighbours[i]),
+        len(molecule.terminal(i, 1)),
+    )
     formula = symbol + _hydrogens(count)
     match int(molecule.z[i]), neighbours:
         case 6, 4:
