@@ -59,10 +59,10 @@ def local_chemical_potential(
         raise InputError('a probe has an energy only if the energy is a sum over atoms: aggregation "sum" of Atomwise')
     if molecule_index(data)[1] != 1:
         raise InputError(f"one molecule at a time, got a batch of {molecule_index(data)[1]}")
-    z = _atomic_numbers(model, elements).to(data.z.device)
+    z, places = _atomic_numbers(model, elements).to(data.z.device), _places(points).to(data.z.device)
     shared = _shared(model.representation, data)
     energies = []
-    for place in _places(points).to(data.z.device).split(_at_once(data, model.cutoff)):
+    for place in places.split(_at_once(data, model.cutoff)):
         x = _features(model, data, z, place) if shared is None else shared(z, place)
         probes = z.repeat_interleave(len(place))
         _, energy = head(x.flatten(0, 1), probes, torch.zeros_like(probes), 1)

@@ -170,7 +170,7 @@ def write_cube(
     if values.shape != grid.shape:
         raise InputError(f"values of shape {list(values.shape)} on a grid of {list(grid.shape)} points")
     scene = Atoms(atoms.numbers, atoms.positions, cell=grid.steps * np.array(grid.shape)[:, None])
-    with replacing(path) as part, part.open("w") as file:
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         write_ase_cube(file, scene, values, grid.origin, f"{quantity}; lengths in Bohr")
 
 
