@@ -137,8 +137,8 @@ def sensitivity(model: AtomisticModel, molecule: Data | Atoms) -> Float[np.ndarr
     schnet = model.representation
     if type(schnet) is not SchNet:
         raise InputError(f"this needs the embeddings of a SchNet, and the model has a {type(schnet).__name__}")
-    data = graph_of(model, molecule)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        data = graph_of(model, molecule)
         x0 = schnet.embedding(data.z).detach().requires_grad_()
         x = x0
         for block, filters in zip(schnet.blocks, schnet.filters_at(edge_distances(data).to(x0)), strict=True):
