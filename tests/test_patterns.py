@@ -160,31 +160,54 @@ def test_dead_neurons_have_no_pattern():
     assert not parts[0].merge(parts[1]).patterns(weight).any()
 
 
+def best_correlation(residual, y) -> float:
+    """ρ by its definition."""
+    residual = residual - residual.mean(0)
+    best = residual @ np.linalg.lstsq(residual, y - y.mean(), rcond=1e-7)[0]
+    return float(1 - np.corrcoef(best, y)[0, 1])
+
+
 def test_quality_is_the_best_correlation_with_the_residual():
     x, weight, y = layer()
-    x, y = x - x.mean(0), y - y.mean(0)
+    x, y = x - x[:100].mean(0), y - y[:100].mean(0)
     gates = responsibilities(y + 0.4)
     parts = [SecondMoments.of(x[a::2], (gates * y)[:, a::2]) for a in (0, 1)]
     patterns = Moments.of(x[:100], y[:100], gates[:, :100]).patterns(weight)  # of other data
     found = parts[0].merge(parts[1]).quality(patterns)
     for k in range(3):
         residual = x - np.einsum("gn,gi->ni", gates[..., k] * y[:, k], patterns[:, k])
-        residual = residual - residual.mean(0)
-        best = residual @ np.linalg.lstsq(residual, y[:, k], rcond=1e-10)[0]
-        assert found[k] == pytest.approx(1 - np.corrcoef(best, y[:, k])[0, 1], abs=1e-8)
+        assert found[k] == pytest.approx(best_correlation(residual, y[:, k]), abs=1e-8)
         assert found[k] < 0.99
 
 
 def test_quality_of_a_model(model, training, patterns):
     own = signal_quality(model, patterns, training)
     assert own.hidden["S_a"] == pytest.approx(1.0, abs=1e-6) and own.output["S_a"] == pytest.approx(1.0, abs=1e-6)
-    held_out = signal_quality(model, patterns, [batch_of(random_molecules(100, 9), model)])
+    data = batch_of(random_molecules(100, 9), model)
+    held_out = signal_quality(model, patterns, [data])
     assert held_out.z.tolist() == [1, 6, 7, 8] and held_out.atoms.sum() == 700
     assert np.isnan(held_out.hidden["S_x"]).all() and np.isnan(held_out.output["S_x"]).all()
     for estimator in ("S_a", "S_a+-"):
         assert (held_out.hidden[estimator] > held_out.hidden["S_w"]).mean() > 0.9
         assert held_out.hidden[estimator].max() < 0.99
     assert (held_out.output["S_a"] > held_out.output["S_w"]).all()
+    network, of = OutputNetwork.of(model), data.z.numpy() == 7
+    with torch.no_grad():
+        x = model.representation(data).numpy()[of]
+    y, h = network.hidden(x)
+    dx, dh = x - patterns.features[2], h - patterns.hidden[2]
+    for k in range(6):
+        on, reading = 1 / (1 + np.exp(-y[:, k, None])), (dx @ network.W[k])[:, None]
+        signals = {
+            "S_w": network.W[k] / (network.W[k] @ network.W[k]),
+            "S_a": patterns.linear[2, k],
+            "S_a+-": on * patterns.positive[2, k] + (1 - on) * patterns.negative[2, k],
+        }
+        for estimator, pattern in signals.items():
+            expected = best_correlation(dx - pattern * reading, y[:, k])
+            assert held_out.hidden[estimator][2, k] == pytest.approx(expected, abs=1e-6)
+    rest = dh - patterns.output[2] * (dh @ network.w.T)
+    assert held_out.output["S_a"][2] == pytest.approx(best_correlation(rest, dh @ network.w[0]), abs=1e-6)
 
 
 def test_patterns_of_a_model_are_those_of_its_layers(model, training, patterns):
@@ -271,6 +294,15 @@ def test_gradients_are_those_of_autograd(model):
     assert found.explained == pytest.approx((atomic.detach() - constants).numpy(), rel=1e-10)
     assert found.missing == pytest.approx(found.explained - found.relevance.sum(1), rel=1e-10)
     assert attribute(model, data, "gradient").missing is None
+
+
+def test_sensitivity_without_gradients(model):
+    """Which it enables for itself."""
+    expected = sensitivity(model, ethanol())
+    with torch.no_grad():
+        assert np.array_equal(sensitivity(model, ethanol()), expected)
+    with torch.inference_mode():
+        assert np.array_equal(sensitivity(model, ethanol()), expected)
 
 
 def test_sensitivity_is_the_gradient_by_embeddings(model):

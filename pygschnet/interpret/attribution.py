@@ -104,20 +104,18 @@ def attribute(
     patterns.check(model)
     row = np.array([patterns.row(element) for element in z.tolist()])
     difference = (h - patterns.hidden[row]) @ network.w[0]  # o − ⟨o⟩
-    relevance = np.empty_like(x)
-    if method == "pattern_net":
-        signal = patterns.output[row] * difference[:, None] * on
-        for r in np.unique(row):
-            of = row == r
-            relevance[of] = (signal * on)[of] @ patterns.positive[r] + (signal * off)[of] @ patterns.negative[r]
-        return Attribution(relevance, None, None, method)
     explained = sigma * difference
-    shares = patterns.output[row] * network.w * explained[:, None]
-    if gate == "derivative":
-        shares = shares * on
+    if method == "pattern_net":
+        neurons, through = patterns.output[row] * difference[:, None] * on, np.ones_like(network.W)
+    else:
+        neurons, through = patterns.output[row] * network.w * explained[:, None], network.W
+        neurons = neurons * on if gate == "derivative" else neurons
+    relevance = np.empty_like(x)
     for r in np.unique(row):
-        of, positive, negative = row == r, network.W * patterns.positive[r], network.W * patterns.negative[r]
-        relevance[of] = (shares * on)[of] @ positive + (shares * off)[of] @ negative
+        of, positive, negative = row == r, through * patterns.positive[r], through * patterns.negative[r]
+        relevance[of] = (neurons * on)[of] @ positive + (neurons * off)[of] @ negative
+    if method == "pattern_net":
+        return Attribution(relevance, None, None, method)
     return Attribution(relevance, explained, explained - relevance.sum(1), method)
 
 
@@ -137,8 +135,8 @@ def sensitivity(model: AtomisticModel, molecule: Data | Atoms) -> Float[np.ndarr
     schnet = model.representation
     if type(schnet) is not SchNet:
         raise InputError(f"this needs the embeddings of a SchNet, and the model has a {type(schnet).__name__}")
-    data = graph_of(model, molecule)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        data = graph_of(model, molecule)
         x0 = schnet.embedding(data.z).detach().requires_grad_()
         x = x0
         for block, filters in zip(schnet.blocks, schnet.filters_at(edge_distances(data).to(x0)), strict=True):

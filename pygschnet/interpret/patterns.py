@@ -1,4 +1,4 @@
-"""Patterns of the output network: along which directions of the features the signal lies that its weights read.
+"""Patterns of the output network: the directions of the features along which lies what its weights read.
 
 The weights w of a neuron y = wᵀx + b are a filter: they must cancel whatever disturbs it, so they do not point to what
 it reads. Its pattern a does, and is estimated from how x and y vary together (arXiv:1705.05598). Two things are done
@@ -27,6 +27,9 @@ from pygschnet.errors import InputError
 from pygschnet.files import write_npz
 from pygschnet.interpret.molecule import graph_of
 from pygschnet.model import AtomisticModel
+
+ATOMS = 2000
+"""Atoms whose features are taken together: single molecules would cost more in sums than in the network."""
 
 DEAD = 1e-10
 """A neuron is dead if its output varies by less than this, relative to what its weights and inputs could give."""
@@ -78,8 +81,8 @@ def responsibilities(y: Float[np.ndarray, "atoms neurons"]) -> Float[np.ndarray,
 class Moments(NamedTuple):
     """What patterns need to know of a dense layer y = W x + b: sums over atoms, weighted by gates π that add up to one.
 
-    x and y are measured from their means, so that large offsets cost no digits; `merge` moves two parts to common ones.
-    There are two gates per neuron, on and off, or a single one of ones for a linear layer.
+    x and y are measured from their means, so that offsets cost no digits; `merge` moves two parts to common ones. There
+    are two gates per neuron, on and off, or one of ones for a linear layer.
 
     Attributes:
         atoms: how many.
@@ -129,18 +132,14 @@ class Moments(NamedTuple):
 
     def linear(self) -> "Moments":
         """Without gates: what the one-component estimator S_a takes."""
-        return self._replace(
-            gate=self.gate.sum(0, keepdims=True),
-            gate_x=self.gate_x.sum(0, keepdims=True),
-            gate_y=self.gate_y.sum(0, keepdims=True),
-            gate_xy=self.gate_xy.sum(0, keepdims=True),
-        )
+        sums = ("gate", "gate_x", "gate_y", "gate_xy")
+        return self._replace(**{name: getattr(self, name).sum(0, keepdims=True) for name in sums})
 
     def patterns(self, weight: Float[np.ndarray, "outputs inputs"]) -> Float[np.ndarray, "gates outputs inputs"]:
         """a = E_π[x̃ỹ] / wᵀE_π[x̃ỹ] of every gate and neuron, so that wᵀa = 1; zero for dead neurons.
 
-        Here x̃ = x − E[x] and ỹ = y − E[y], E unconditional. With one gate this is S_a, a = cov(x, y)/var(y); with two
-        it is S_a+−. A pattern is a direction in the space of the inputs, of the length that goes with one unit of y.
+        Here x̃ = x − E[x] and ỹ = y − E[y], E unconditional. With one gate this is S_a, a = cov(x, y)/var(y), with two
+        S_a+−: the direction in the space of the inputs, and the length, that go with one unit of y.
 
         Source: arXiv:1705.05598, the linear and the two-component estimator.
         """
@@ -154,8 +153,8 @@ class Moments(NamedTuple):
 class Patterns(NamedTuple):
     """Patterns of the output network of one model, per element.
 
-    They describe the molecules that they were estimated from as much as the model, and are directions in the space of
-    its features, which mean nothing to another model, even one of the same training data.
+    They are of the molecules that they were estimated from as much as of the model, and directions in the space of its
+    features, which mean nothing to another model.
 
     Attributes:
         z: the elements, ascending.
@@ -204,11 +203,7 @@ class Patterns(NamedTuple):
         return cls(**arrays)._replace(minimum=int(arrays["minimum"]), digest=str(arrays["digest"]))
 
     def check(self, model: AtomisticModel) -> None:
-        """Refuse any model but the one that these patterns were estimated for.
-
-        Raises:
-            InputError: if its weights are others.
-        """
+        """Refuse, with an InputError, any model but the one that these patterns were estimated for."""
         if self.digest != digest(model):
             raise InputError("these patterns belong to a model with other weights: estimate them for this one")
 
@@ -240,13 +235,21 @@ def digest(model: AtomisticModel) -> str:
 def features_by_element(
     model: AtomisticModel, molecules: Iterable[Data | Atoms]
 ) -> Iterator[tuple[int, Float[np.ndarray, "atoms features"]]]:
-    """What enters the output network: element after element of each batch, the features of its atoms, in float64."""
+    """What enters the output network, in float64: features of atoms of one element, some thousand atoms at a time."""
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for molecule in molecules:
         data = graph_of(model, molecule)
         with torch.no_grad():
-            x, z = model.representation(data).cpu().double().numpy(), data.z.cpu().numpy()
-        for element in np.unique(z).tolist():
-            yield element, x[z == element]
+            waiting.append((data.z.cpu().numpy(), model.representation(data).cpu().double().numpy()))
+        if sum(len(z) for z, _ in waiting) >= ATOMS:
+            yield from _by_element(waiting)
+            waiting.clear()
+    yield from _by_element(waiting)
+
+
+def _by_element(parts: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    for element in sorted(set[int]().union(*(z.tolist() for z, _ in parts))):
+        yield element, np.concatenate([x[z == element] for z, x in parts])
 
 
 def estimate_patterns(model: AtomisticModel, molecules: Iterable[Data | Atoms], minimum: int = 1000) -> Patterns:
@@ -254,10 +257,9 @@ def estimate_patterns(model: AtomisticModel, molecules: Iterable[Data | Atoms], 
 
     Args:
         model: with an `Atomwise` head with ssp.
-        molecules: PyG batches or single molecules, with edges or without; batches are faster. They should be those
-            that the model is asked about, or its training data, with some 10⁵ atoms in all.
-        minimum: elements with fewer atoms than this are left out: each pattern has as many numbers as there are
-            features.
+        molecules: PyG batches, which are faster, or single molecules, with edges or without: of the kind that the
+            model is asked about, some 10⁵ atoms in all.
+        minimum: elements with fewer atoms are left out: a pattern has as many numbers as there are features.
 
     Raises:
         InputError: for other heads, or if no element has enough atoms.
