@@ -3,13 +3,13 @@
 SCENE = """<b>Turn it with the mouse or a finger; the buttons choose what is shown.</b> Atoms carry their numbers and,
 where a number belongs to each atom, that number. On surfaces, Ω<sub>A</sub>(r) is the energy that the model gives to
 a probe atom of element A at the point r: the molecule acts on the probe, the probe does not act on the molecule
-(DTNN, Nature Communications 8, 13890). It contains neither the energy of the free atom nor any reaction of the
+(DTNN, Nature Communications 8, 13890). It contains neither the reference energy of the element nor any reaction of the
 molecule, so it is not a binding energy, and differences along a surface say more than its level. The surface is where
 Σ‖r − r<sub>i</sub>‖⁻² = {level} Å⁻². Colours are the same in all molecules of this report: from the 2nd to the 98th
 percentile of Ω on all surfaces, lighter is higher; {ranges}."""
 
-CONTRIBUTIONS = """<b>Energies of the atoms</b> from the output network, without the energies of free atoms: their
-sum, with those of the free atoms, is the prediction; what is missing in it is stated below the table. Only the sum
+CONTRIBUTIONS = """<b>Energies of the atoms</b> from the output network, without the reference energies of the
+elements: their sum, with the references, is the prediction; what is missing in it is stated below the table. Only the sum
 has been trained. How it is shared out between atoms is the model's choice and differs between models and seeds, so
 look at differences that they agree on{spread}."""
 

@@ -126,7 +126,7 @@ def read_molecules(molecules: Sequence[str]) -> dict[str, Atoms]:
         for number, atoms in enumerate(frames):
             if isinstance(atoms, InputError):
                 raise InputError(f"structure {number} of {text}: {atoms}")
-            name = Path(text).stem if len(frames) == 1 else f"{Path(text).stem}-{number}"
+            name = str(atoms.info.get("name", Path(text).stem if len(frames) == 1 else f"{Path(text).stem}-{number}"))
             named[name if name not in named else f"{name}-{len(named)}"] = atoms
     if len(named) > MOST:
         raise InputError(f"{len(named)} molecules are too many for one page, which takes {MOST}: choose some")

@@ -76,7 +76,7 @@ def draw_planes(
         positions: of the atoms, in Å.
         z: their atomic numbers.
     """
-    height = 0.5 + 2.6 * float(np.ptp(planes[0].y) / np.ptp(planes[0].x))
+    height = 0.75 + 2.6 * float(np.ptp(planes[0].y) / np.ptp(planes[0].x))
     figure = Figure(figsize=(3.6 * len(probes), height * len(planes)), layout="constrained")
     panels = figure.subplots(len(planes), len(probes), squeeze=False)
     for row, plane, above, values in zip(panels, planes, heights, potentials, strict=True):
@@ -228,9 +228,8 @@ def draw_walks(names: Sequence[str], z: np.ndarray, walks: Walks) -> Figure:
     _name_rows(left, names)
     left.set_xlabel("walks that begin at the atom, kcal/mol")
     orders = KCAL * walks.of_orders()
-    right.bar(np.arange(1, len(orders) + 1), orders, color="0.6", edgecolor="0.3")
-    for order, value in enumerate(orders, 1):
-        right.annotate(f"{value:.1f}", (order, value), ha="center", va="bottom" if value >= 0 else "top", fontsize=8)
+    bars = right.bar(np.arange(1, len(orders) + 1), orders, color="0.6", edgecolor="0.3")
+    right.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     right.axhline(0, color="0.3", linewidth=0.8)
     right.set_xticks(np.arange(1, len(orders) + 1))
     right.set_xlabel("different atoms visited")

@@ -135,7 +135,7 @@ def _model(model: ModelExplanation, pictures: Pictures, notes: Mapping[str, str]
 
 def _atoms(molecule: MoleculeExplanation) -> str:
     found = molecule.contributions
-    heads = ["atom", "environment", "network, kcal/mol", "free atom, eV", "sum, eV", "sensitivity, kcal/mol"]
+    heads = ["atom", "environment", "network, kcal/mol", "reference, eV", "sum, eV", "sensitivity, kcal/mol"]
     columns = [KCAL * found.network, found.references, found.network + found.references, KCAL * molecule.sensitivity]
     digits = [2, 4, 4, 2]
     if molecule.spread is not None:
