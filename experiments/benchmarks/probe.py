@@ -12,7 +12,6 @@ import datetime
 import json
 import multiprocessing
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -50,25 +49,31 @@ def prepare(path: str, preset: str, general: bool) -> tuple[pygschnet.AtomisticM
 
 
 def peak(path: str, preset: str, general: bool, count: int) -> float:
-    """What the computation adds to the largest resident set, in MB, after a small one."""
+    """By how much the resident set grows at most, in MB, after a small computation that loads and makes what stays."""
     torch.set_num_threads(1)
     model, aspirin, points = prepare(path, preset, general)
     local_chemical_potential(model, aspirin, points[:10])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
     local_chemical_potential(model, aspirin, points[:count])
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def measure(path: str, preset: str, rounds: int) -> dict:
     runs = {"all points": (False, POINTS), "shared": (False, SUBSET), "general": (True, SUBSET)}
     seconds, omega = {name: [] for name in runs}, {}
     ready = {name: prepare(path, preset, general) for name, (general, _) in runs.items()}
-    for turn in range(-1, rounds):
+    for turn in range(rounds + 1):  # the first warms up
         for name in list(runs)[:: (-1) ** turn]:
             model, aspirin, points = ready[name]
             begin = time.perf_counter()
             omega[name] = local_chemical_potential(model, aspirin, points[: runs[name][1]])
-            if turn >= 0:
+            if turn > 0:
                 seconds[name].append(time.perf_counter() - begin)
     exact, aspirin, points = ready["shared"]
     exact = local_chemical_potential(exact.double(), aspirin, points[:SUBSET])

@@ -109,11 +109,11 @@ def _shared(schnet: Representation, data: Data) -> Callable[[Tensor, Tensor], Te
 
     def features(z: Tensor, points: Tensor) -> Tensor:
         pairs, _, distances = _neighbours(data, points, schnet.cutoff)
-        silent = h[0].new_zeros(len(points), schnet.filters)  # tabulated pairs go both ways: probes send nothing
+        rows = h[0].new_zeros(len(points), schnet.filters)  # for what probes receive; what they send is dropped below
         filters = schnet.filters_of(pairs, distances, len(data.z) + len(points), both_ways=True)
         v = h[0].new_zeros(len(points), schnet.features)
         for block, h_t, filters_t in zip(schnet.blocks, h, filters, strict=True):
-            c = block.cfconv(torch.cat([h_t, silent]), pairs, filters_t)[len(h_t) :]
+            c = block.cfconv(torch.cat([h_t, rows]), pairs, filters_t)[len(h_t) :]
             v = v + block.dense(shifted_softplus(block.f2out(c)))
         return schnet.embedding(z).unsqueeze(1) + v
 
