@@ -86,6 +86,7 @@ RINGS = {
     "adamantane": (adamantane(), [6] * 4),
     "norbornane": (norbornane(), [5, 5]),
     "bicyclo[2.2.2]octane": (bicyclooctane(), [6, 6, 6]),
+    "fullerene": (molecule("C60"), [5] * 12 + [6] * 20),
     "bicyclobutane": (molecule("bicyclobutane"), [3, 3]),
     "spiropentane": (molecule("C5H8"), [3, 3]),
     "ethanol": (molecule("CH3CH2OH"), []),
@@ -162,6 +163,9 @@ def test_planar_and_aromatic():
     flat_chair.positions[:, 2] -= 0.25 * np.tile([1, -1], 9)
     ring = carbon_rings(bonds(flat_chair))[0]
     assert bonds(flat_chair).flat(ring) and not bonds(flat_chair).aromatic  # planar, of saturated carbons
+    bent = molecule("C6H6")
+    bent.positions[:, 2] += 0.2 * np.tile([1, -1], 6)
+    assert len(carbon_rings(bonds(bent))) == 1 and not bonds(bent).aromatic
     quinone = molecule("C6H6")
     quinone.numbers[[6, 9]] = 8  # two hydrogens opposite each other, as oxygens alone
     for carbon, oxygen in ((0, 6), (3, 9)):
@@ -186,6 +190,7 @@ ENVIRONMENTS = {
     "CH3CONH2": "C sp3, CH3|C=O|H on C sp3|H on N|NH2|O=C",
     "CH3NO2": "C sp3, CH3|H on C sp3|NO2|O on N",
     "CH3OCH3": "C sp3, CH3|H on C sp3|ether O",
+    "CH3ONO": "=N–|C sp3, CH3|H on C sp3|O on CN|O on N",
     "C5H5N": "=N–, in ring|C sp2, CH, in ring|H on C sp2",
     "C4H4NH": "C sp2, CH, in ring|H on C sp2|H on N|NH, in ring",
     "CH2OCH2": "C sp3, CH2, in ring|H on C sp3|ether O, in ring",

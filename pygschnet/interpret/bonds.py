@@ -129,7 +129,7 @@ def bonds(molecule: Atoms | Data) -> Bonds:
 
 
 def flatness(ring: Float[np.ndarray, "atoms 3"]) -> float:
-    """The smallest singular value of the centred positions: the distance from a plane, in Å, added up in squares.
+    """The smallest singular value of the centred positions, in Å: d of d² = Σ (distance from the best plane)².
 
     Args:
         ring: positions, Å.

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
 from pygschnet.interpret.molecule import graph_of
-from pygschnet.model import AtomisticModel
+from pygschnet.model import AtomisticModel, Prediction
 
 
 class Contributions(NamedTuple):
@@ -78,16 +78,16 @@ def contributions(model: AtomisticModel, molecule: Atoms | Data) -> Contribution
     Source: arXiv:1806.10349.
     """
     data = graph_of(model, molecule)
-    network, references, energy = atomic_parts(model, data)
-    if len(energy) != 1:
-        raise InputError(f"contributions are of one molecule at a time, this batch has {len(energy)}")
-    return Contributions(data.z.cpu().numpy(), network, references, float(energy[0]))
+    network, references, prediction = atomic_parts(model, data)
+    if len(prediction.energy) != 1:
+        raise InputError(f"contributions are of one molecule at a time, this batch has {len(prediction.energy)}")
+    return Contributions(data.z.cpu().numpy(), network, references, prediction.energy.item())
 
 
 def atomic_parts(
     model: AtomisticModel, data: Data
-) -> tuple[Float[np.ndarray, "atoms"], Float[np.ndarray, "atoms"], Float[np.ndarray, "molecules"]]:
-    """Network contributions and references of all atoms, and energies of the molecules, in eV.
+) -> tuple[Float[np.ndarray, "atoms"], Float[np.ndarray, "atoms"], Prediction]:
+    """Network contributions and references of all atoms, in eV, and the prediction that they are parts of.
 
     Args:
         model: a trained model.
@@ -100,7 +100,7 @@ def atomic_parts(
         batch, molecules = molecule_index(data)
         references = references / torch.bincount(batch, minlength=molecules)[batch]
     network = prediction.atomic_energies - references
-    return network.cpu().numpy(), references.cpu().numpy(), prediction.energy.cpu().numpy()
+    return network.cpu().numpy(), references.cpu().numpy(), prediction
 
 
 def group_sums(
