@@ -69,7 +69,10 @@ def from_atoms(atoms: Atoms, labels: bool = True) -> Data:
         data.cell = torch.from_numpy(atoms.cell.array.copy()).unsqueeze(0)
         data.pbc = torch.from_numpy(atoms.pbc.copy()).unsqueeze(0)
     if "charge" in atoms.info:
-        data.charge = torch.tensor([float(atoms.info["charge"])], dtype=torch.float64)
+        try:
+            data.charge = torch.tensor([float(atoms.info["charge"])], dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"info['charge'] should be the total charge in e, not {atoms.info['charge']!r}") from None
     results = atoms.calc.results if labels and atoms.calc is not None else {}
     if "energy" in results:
         data.energy = torch.tensor([results["energy"]], dtype=torch.float64)
@@ -193,7 +196,7 @@ def check_atoms(data: Data) -> None:
     if data.pos.dim() != 2 or len(data.pos) != len(data.z):
         raise InputError(f"{len(data.z)} atomic numbers, but positions of shape {list(data.pos.shape)}")
     check_atomic_numbers(data.z)
-    for field, unit in (("pos", "Å"), ("cell", "Å"), ("energy", "eV"), ("forces", "eV/Å")):
+    for field, unit in (("pos", "Å"), ("cell", "Å"), ("energy", "eV"), ("forces", "eV/Å"), ("charge", "e")):
         if field in data and not torch.isfinite(data[field]).all():
             bad = data[field][~torch.isfinite(data[field])]
             raise InputError(f"{field} (in {unit}) holds {len(bad)} values that are not finite, the first {bad[0]}")
