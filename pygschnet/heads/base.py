@@ -40,7 +40,7 @@ class Head(nn.Module, ABC):
         """
 
     @abstractmethod
-    def label(self, values: Float[Tensor, "molecules *components"]) -> Float[Tensor, "molecules *components"]:
+    def label(self, values: Float[Tensor, "molecules *given"]) -> Float[Tensor, "molecules *components"]:
         """What `forward` should give where the data say `values`.
 
         Raises:

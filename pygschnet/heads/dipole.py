@@ -73,7 +73,7 @@ class Dipole(Head):
         dipole = per_molecule(charges.unsqueeze(-1) * (pos - centre[batch]), batch, molecules)
         return (dipole.square().sum(-1) + EPSILON**2).sqrt() if self.magnitude else dipole, charges
 
-    def label(self, values: Float[Tensor, "molecules *components"]) -> Float[Tensor, "molecules *components"]:
+    def label(self, values: Float[Tensor, "molecules *given"]) -> Float[Tensor, "molecules *components"]:
         """Dipole moments as they are, or their magnitudes."""
         vectors = values.dim() == 2 and values.shape[1] == 3
         if not vectors and (values.dim() > 1 or not self.magnitude):
