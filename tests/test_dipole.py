@@ -201,7 +201,7 @@ def test_vectors_and_magnitudes_are_learnt(tmp_path):
     module = trained(frames, tmp_path, 300, rho=0.0, energy_weight=0.0, properties=heads)
     batch = Batch.from_data_list(frames)
     with torch.no_grad():
-        found = module.model(batch, forces=False)
+        found = module.model.eval()(batch, forces=False)
     labels = module.model.labels(batch)
     torch.testing.assert_close(labels["turned"], batch.mu, atol=1e-5, rtol=0)
     for name, scale in zip(heads, module.property_scales.tolist(), strict=True):
@@ -213,7 +213,7 @@ def test_vectors_and_magnitudes_are_learnt(tmp_path):
     for name, scale in zip(heads, module.property_scales, strict=True):
         expected += ((found.properties[name] - labels[name]) / scale).square().reshape(10, -1).sum(1)
     close(module.losses(found, batch), expected)
-    pygschnet.save(module.model.eval(), tmp_path / "model.safetensors")
+    pygschnet.save(module.model, tmp_path / "model.safetensors")
     again = pygschnet.load(tmp_path / "model.safetensors")
     assert again.properties["turned"].magnitude and not again.properties["dipole"].magnitude
     with torch.no_grad():
