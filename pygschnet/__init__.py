@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pygschnet.calculator import Calculator
 from pygschnet.errors import InputError
 from pygschnet.graph import RadiusGraph, from_atoms
-from pygschnet.heads import Atomwise
+from pygschnet.heads import Atomwise, Dipole, Head
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.representations import Representation, SchNet
 from pygschnet.saving import describe, load, preset, save
@@ -16,6 +16,8 @@ __all__ = [
     "AtomisticModel",
     "Atomwise",
     "Calculator",
+    "Dipole",
+    "Head",
     "InputError",
     "Prediction",
     "RadiusGraph",

@@ -16,6 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from pygschnet.errors import InputError
+from pygschnet.heads import Dipole
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.neighbours import Neighbours
 from pygschnet.saving import load
@@ -30,9 +31,12 @@ class Calculator(ASECalculator):
     """A model as an ASE calculator: for optimisers, molecular dynamics, phonons, NEB and everything else of ASE.
 
     `results` hold energy, free_energy, energies (of the atoms), forces and, once it has been asked for, stress, in eV
-    and Å; the properties of further heads by their names, in the units they were trained on; `too_close`, a bool for
-    every atom that is nearer to another one than any such two in training; and of several models the means, with
-    `energy_std`, `energies_std`, `forces_std` and `stress_std`, the sample standard deviations.
+    and Å; the properties of further heads by their names, in the units they were trained on; with a `Dipole` head
+    `charges`, in e, and, unless it gives magnitudes, `dipole`, in e·Å; `too_close`, a bool for every atom that is
+    nearer to another one than any such two in training; and of several models the means, with `energy_std`,
+    `energies_std`, `forces_std` and so on, the sample standard deviations.
+
+    The charge of the system is `atoms.info["charge"]`, 0 if it is not there.
 
     Args:
         model: a model, of which a copy is taken, or a model file; several make a committee.
@@ -66,6 +70,10 @@ class Calculator(ASECalculator):
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"there is no device {device}: {str(error).splitlines()[0]}") from None
+        self._dipole = _dipole_head(models[0])
+        if self._dipole is not None:
+            vector = not models[0].properties[self._dipole].magnitude
+            self.implemented_properties = [*self.implemented_properties, "charges", *["dipole"] * vector]
         self.models = [each.to(device=device, dtype=dtype).eval() for each in models]
         self.neighbours = Neighbours(models[0].cutoff, skin, device)
         self.closest = torch.stack([each.closest for each in models]).amax(0)
@@ -87,7 +95,7 @@ class Calculator(ASECalculator):
         data, distances = self.neighbours.graph(self.atoms)
         with torch.no_grad():
             predictions = [model(data, stress=self._stress) for model in self.models]
-        self.results = _mean_and_spread([_results(prediction) for prediction in predictions])
+        self.results = _mean_and_spread([self._results(prediction) for prediction in predictions])
         self.results["free_energy"] = self.results["energy"]
         self.results["too_close"] = self._too_close(data.z, data.edge_index, distances)
 
@@ -97,8 +105,23 @@ class Calculator(ASECalculator):
             return list(all_changes)
         now, then = atoms.arrays, self.atoms.arrays
         changes = [name for name in ("positions", "numbers") if not np.array_equal(now[name], then[name])]
+        changes += ["charge"] * (atoms.info.get("charge", 0) != self.atoms.info.get("charge", 0))
         changes += ["cell"] * (not np.array_equal(atoms.cell.array, self.atoms.cell.array))
         return changes + ["pbc"] * (not np.array_equal(atoms.pbc, self.atoms.pbc))
+
+    def _results(self, prediction: Prediction) -> dict[str, Any]:
+        """A prediction as ASE wants it."""
+        results = {name: values[0] for name, values in prediction.properties.items()}
+        results |= {"energy": prediction.energy[0], "energies": prediction.atomic_energies}
+        results["forces"] = prediction.forces.double()
+        if self._dipole is not None:
+            results["charges"] = prediction.atomic_properties[self._dipole]
+            if "dipole" in self.implemented_properties:
+                results["dipole"] = prediction.properties[self._dipole][0]
+        results = {name: values.cpu().numpy()[()] for name, values in results.items()}  # of no dimension: a number
+        if prediction.stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().cpu().numpy())
+        return results
 
     def _too_close(self, z: Tensor, edge_index: Tensor, distances: Tensor) -> np.ndarray:
         """Atoms nearer to another than any such two in training; says so the first time."""
@@ -122,15 +145,10 @@ class Calculator(ASECalculator):
         return found.cpu().numpy()
 
 
-def _results(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as ASE wants it."""
-    results = {name: values.cpu().numpy() for name, values in prediction.properties.items()}
-    results |= {"energy": prediction.energy.cpu().numpy(), "energies": prediction.atomic_energies.cpu().numpy()}
-    results["forces"] = prediction.forces.double().cpu().numpy()
-    if prediction.stress is not None:
-        results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().cpu().numpy())
-    scalars = {"energy", *prediction.properties}
-    return {name: values[0] if name in scalars else values for name, values in results.items()}
+def _dipole_head(model: AtomisticModel) -> str | None:
+    """The name of the head that gives dipole and charges, rather one of vectors than of magnitudes."""
+    heads = {name: head.magnitude for name, head in model.properties.items() if isinstance(head, Dipole)}
+    return min(heads, key=heads.__getitem__, default=None)
 
 
 def _mean_and_spread(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@
 | `edge_cutoff` | [molecules]      | the radius within which the edges are complete, Å                            |
 | `energy`      | [molecules]      | eV, float64: total energies do not survive float32                           |
 | `forces`      | [atoms, 3]       | eV/Å                                                                         |
+| `charge`      | [molecules]      | total charge, e; 0 if it is not there                                        |
 | `batch`, `ptr`| [atoms], [molecules + 1] | PyG's: the molecule of each atom, the first atom of each molecule    |
 
 `energy` and `forces` hold labels; predictions are returned apart.
@@ -53,7 +54,8 @@ Backend = Literal["auto", "torch_cluster", "vesin"]
 def from_atoms(atoms: Atoms, labels: bool = True) -> Data:
     """The graph of an ASE `Atoms`, without edges: `RadiusGraph` adds them.
 
-    Energy and forces are taken from the calculator's results where there are any. Everything is in float64.
+    Energy and forces are taken from the calculator's results where there are any, the total charge from
+    `atoms.info["charge"]`. Everything is in float64.
 
     Args:
         atoms: one atom or more; positions in Å, energies in eV, as always in ASE.
@@ -66,6 +68,11 @@ def from_atoms(atoms: Atoms, labels: bool = True) -> Data:
     if atoms.pbc.any():
         data.cell = torch.from_numpy(atoms.cell.array.copy()).unsqueeze(0)
         data.pbc = torch.from_numpy(atoms.pbc.copy()).unsqueeze(0)
+    if "charge" in atoms.info:
+        try:
+            data.charge = torch.tensor([float(atoms.info["charge"])], dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"info['charge'] should be the total charge in e, not {atoms.info['charge']!r}") from None
     results = atoms.calc.results if labels and atoms.calc is not None else {}
     if "energy" in results:
         data.energy = torch.tensor([results["energy"]], dtype=torch.float64)
@@ -189,7 +196,7 @@ def check_atoms(data: Data) -> None:
     if data.pos.dim() != 2 or len(data.pos) != len(data.z):
         raise InputError(f"{len(data.z)} atomic numbers, but positions of shape {list(data.pos.shape)}")
     check_atomic_numbers(data.z)
-    for field, unit in (("pos", "Å"), ("cell", "Å"), ("energy", "eV"), ("forces", "eV/Å")):
+    for field, unit in (("pos", "Å"), ("cell", "Å"), ("energy", "eV"), ("forces", "eV/Å"), ("charge", "e")):
         if field in data and not torch.isfinite(data[field]).all():
             bad = data[field][~torch.isfinite(data[field])]
             raise InputError(f"{field} (in {unit}) holds {len(bad)} values that are not finite, the first {bad[0]}")

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
 from pygschnet.graph import MAX_Z, check_atomic_numbers, edge_distances, molecule_index
-from pygschnet.heads import Atomwise
+from pygschnet.heads import Atomwise, Head
 from pygschnet.representations import Representation
 
 
@@ -24,14 +24,17 @@ class Prediction(NamedTuple):
         forces: −∂E/∂r, [atoms, 3], eV/Å; None if not asked for.
         stress: (∂E/∂ε)/V, [molecules, 3, 3], eV/Å³; None if not asked for.
         atomic_energies: [atoms], eV, float64; their sum over a molecule is its energy.
-        properties: by name, [molecules], float64, in the units of the data they were trained on.
+        properties: by name, [molecules] or [molecules, 3], float64, in the units of the data they were trained on.
+        atomic_properties: what each atom has of these, by the same names, [atoms]: its share of a sum, or its charge
+            in e where the property is a dipole.
     """
 
     energy: Float[Tensor, "molecules"]
     forces: Float[Tensor, "atoms 3"] | None
     stress: Float[Tensor, "molecules 3 3"] | None
     atomic_energies: Float[Tensor, "atoms"]
-    properties: dict[str, Float[Tensor, "molecules"]] = {}  # noqa: RUF012, a NamedTuple shares its defaults
+    properties: dict[str, Float[Tensor, "molecules *components"]] = {}  # noqa: RUF012, a NamedTuple shares its defaults
+    atomic_properties: dict[str, Float[Tensor, "atoms"]] = {}  # noqa: RUF012
 
 
 class AtomisticModel(nn.Module):
@@ -40,7 +43,7 @@ class AtomisticModel(nn.Module):
     Args:
         representation: graph → features per atom.
         head: features → energies.
-        properties: heads of other properties, such as QM9's gap, by the names that they have in the data.
+        properties: heads of other properties, such as QM9's gap or a dipole, by the names that they have in the data.
 
     Attributes:
         closest: how close atoms of two elements came in training, in Å; 0 where nothing is known.
@@ -51,9 +54,7 @@ class AtomisticModel(nn.Module):
 
     closest: Float[Tensor, "elements elements"]
 
-    def __init__(
-        self, representation: Representation, head: Atomwise, properties: Mapping[str, Atomwise] | None = None
-    ):
+    def __init__(self, representation: Representation, head: Atomwise, properties: Mapping[str, Head] | None = None):
         super().__init__()
         for each in (head, *(properties or {}).values()):
             if representation.features != each.features:
@@ -89,23 +90,31 @@ class AtomisticModel(nn.Module):
         if stress and "cell" not in data:
             raise InputError("stress needs a cell, and this system has none")
         if not (forces or stress):
-            energy, atomic_energies, properties = self._outputs(data)
-            return Prediction(energy, None, None, atomic_energies, properties)
+            energy, atomic_energies, *properties = self._outputs(data)
+            return Prediction(energy, None, None, atomic_energies, *properties)
         if not differentiable and (prediction := self._at_once(data, stress)) is not None:
             return prediction if forces else prediction._replace(forces=None)
         with torch.inference_mode(False), torch.enable_grad():
             prediction = self._derivatives(data, forces, stress, differentiable)
-        if differentiable:
-            return prediction
-        properties = {name: values.detach() for name, values in prediction.properties.items()}
-        detached = (tensor if tensor is None else tensor.detach() for tensor in prediction[:-1])
-        return Prediction._make([*detached, properties])
+        return prediction if differentiable else _detached(prediction)
 
-    def _outputs(self, data: Data, once: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def labels(self, data: Data) -> dict[str, Tensor]:
+        """What the data say of all that this model predicts, by name, in the shape of the prediction.
+
+        Args:
+            data: with some of the labels, or none.
+
+        Raises:
+            InputError: for a label that its head cannot learn.
+        """
+        labels = {name: data[name] for name in ("energy", "forces", "stress") if name in data}
+        return labels | {name: head.label(data[name]) for name, head in self.properties.items() if name in data}
+
+    def _outputs(self, data: Data, once: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         features = self.representation.once(data) if once else self.representation(data)
-        inputs = (features, data.z, *molecule_index(data))
-        properties = {name: head(*inputs)[0] for name, head in self.properties.items()}
-        return *self.head(*inputs), properties
+        outputs = {name: head(features, data) for name, head in self.properties.items()}
+        of_molecules, of_atoms = ({name: output[k] for name, output in outputs.items()} for k in (0, 1))
+        return *self.head(features, data), of_molecules, of_atoms
 
     @torch.compiler.disable
     def _at_once(self, data: Data, stress: bool) -> Prediction | None:
@@ -133,7 +142,7 @@ class AtomisticModel(nn.Module):
             strain = (inputs[1] + inputs[1].mT) / 2
             data.pos = pos + (pos.unsqueeze(1) @ strain[batch]).squeeze(1)
             data.cell = data.cell + data.cell @ strain
-        energy, atomic_energies, properties = self._outputs(data, once=not differentiable)
+        energy, atomic_energies, *properties = self._outputs(data, once=not differentiable)
         gradients = torch.autograd.grad(energy.sum(), inputs, create_graph=differentiable, materialize_grads=True)
         for leaf in inputs:
             if leaf is not given:  # nobody else can ask for its gradient: spares kernels in training
@@ -143,7 +152,7 @@ class AtomisticModel(nn.Module):
             -gradients[0] if forces else None,
             gradients[1] / torch.linalg.det(data.cell).abs().view(-1, 1, 1) if stress else None,
             atomic_energies,
-            properties,
+            *properties,
         )
 
     def extend_range(self, data: Data) -> None:
@@ -168,3 +177,8 @@ class AtomisticModel(nn.Module):
             )
         check_atomic_numbers(data.z)
         self.head.check_elements(data.z)
+
+
+def _detached(prediction: Prediction) -> Prediction:
+    tensors = [tensor if tensor is None else tensor.detach() for tensor in prediction[:4]]
+    return Prediction._make([*tensors, *({name: v.detach() for name, v in named.items()} for named in prediction[4:])])

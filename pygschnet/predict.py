@@ -18,8 +18,11 @@ from pygschnet.files import replacing, write_npz
 from pygschnet.frames import read_frames
 from pygschnet.saving import model_files
 
-OWN = ("energy", "free_energy", "forces", "stress", "energies")
+OWN = ("energy", "free_energy", "forces", "stress", "energies", "dipole", "charges")
 """What ASE's results have a place for; everything else is written beside them."""
+
+PER_ATOM = ("forces", "energies", "charges", "too_close")
+"""Results with a row for each atom, as have their standard deviations."""
 
 
 def predict(
@@ -91,8 +94,7 @@ def _write_frames(path: Path, frames: Iterator[tuple[int, Atoms, dict[str, Any]]
             labelled = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info={"frame": number})
             for name, values in results.items():
                 if name not in OWN:
-                    per_atom = np.shape(values)[:1] == (len(atoms),) and np.ndim(values) > 0
-                    (labelled.arrays if per_atom else labelled.info)[name] = values
+                    (labelled.arrays if name.removesuffix("_std") in PER_ATOM else labelled.info)[name] = values
             labelled.calc = SinglePointCalculator(labelled, **{n: v for n, v in results.items() if n in OWN})
             ase.io.write(file, labelled, format="extxyz")
             count += 1
@@ -106,7 +108,7 @@ def _write_arrays(path: Path, frames: Iterator[tuple[int, Atoms, dict[str, Any]]
         columns["atoms"].append([len(atoms)])
         columns.setdefault("z", []).append(atoms.numbers)
         for name, values in results.items():
-            per_atom = np.shape(values)[:1] == (len(atoms),) and not name.startswith("stress")
+            per_atom = name.removesuffix("_std") in PER_ATOM
             columns.setdefault(name, []).append(values if per_atom else np.asarray(values)[None])
     write_npz(path, {name: np.concatenate(values) if values else np.zeros(0) for name, values in columns.items()})
     return len(columns["frame"])

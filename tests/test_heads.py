@@ -6,6 +6,7 @@ import torch
 from ase import units
 from hypothesis import given
 from hypothesis import strategies as st
+from torch_geometric.data import Data
 
 from pygschnet import Atomwise, InputError
 from pygschnet.graph import MAX_Z
@@ -37,10 +38,10 @@ def test_equal_energies_leave_the_scale_alone():
 
 def test_mean_is_the_mean():
     head, x = Atomwise(4, aggregation="mean"), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    z, batch = torch.tensor([1, 1, 1]), torch.tensor([0, 0, 1])
-    energy, atomic = head(x, z, batch, 2)
+    z = torch.tensor([1, 1, 1])
+    energy, atomic = head(x, Data(z=z, batch=torch.tensor([0, 0, 1])))
     torch.testing.assert_close(energy, torch.stack([atomic[:2].sum(), atomic[2]]))
-    _, parts = head(x, z, torch.tensor([0, 1, 2]), 3)
+    _, parts = head(x, Data(z=z, batch=torch.tensor([0, 1, 2])))
     torch.testing.assert_close(energy[0], parts[:2].mean())
 
 

@@ -164,7 +164,7 @@ def test_single_atom(model):
     x = model.representation.embedding(torch.tensor([6]))
     for block in blocks:  # without neighbours the blocks still act through their biases
         x = x + block.dense(torch.logaddexp(block.f2out.bias, torch.zeros(())) - np.log(2))
-    close(prediction.energy, head(x, torch.tensor([6]), torch.tensor([0]), 1)[0])
+    close(prediction.energy, head(x, Data(z=torch.tensor([6])))[0])
 
 
 def test_diatomic_forces_lie_on_the_bond(model):

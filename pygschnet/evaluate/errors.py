@@ -135,7 +135,7 @@ def errors_of(
     chance = {False: DRAWN / len(index), True: DRAWN / np.diff(data.store["ptr"])[index].sum()}
     rng = np.random.default_rng(0)
     for rows, batch, prediction in _predictions(model, data, index, device, max_edges, labels):
-        for name, values in _values(batch, prediction, labels).items():
+        for name, values in _values(batch, prediction, model.labels(batch)).items():
             broken = ~np.isfinite(values.predicted).all(1)
             if broken.any():
                 first = index[rows[values.owner[broken.argmax()]]]
@@ -227,12 +227,12 @@ def _sizes(molecules: Molecules, index: np.ndarray, cutoff: float) -> Int[np.nda
     return (atoms + edges).astype(np.int64)
 
 
-def _values(batch: Data, prediction: Prediction, labels: list[str]) -> dict[str, Values]:
+def _values(batch: Data, prediction: Prediction, labels: dict[str, torch.Tensor]) -> dict[str, Values]:
     """The values of each quantity in a batch."""
     predicted, nothing = prediction._asdict() | prediction.properties, np.zeros(0, np.int64)
     molecules, values = np.arange(len(batch.ptr) - 1), {}
-    for name in labels:
-        reference, given = (each.cpu().double().numpy() for each in (batch[name], predicted[name]))
+    for name, label in labels.items():
+        reference, given = (each.cpu().double().numpy() for each in (label, predicted[name]))
         if name == "forces":
             values[name] = Values(reference, given, batch.batch.cpu().numpy(), batch.z.cpu().numpy())
         elif name == "stress":
@@ -240,7 +240,8 @@ def _values(batch: Data, prediction: Prediction, labels: list[str]) -> dict[str,
             owner = with_volume.cpu().numpy().nonzero()[0]
             values[name] = Values(reference[owner][:, *VOIGT], given[owner][:, *VOIGT], owner, nothing)
         else:
-            values[name] = Values(reference[:, None], given[:, None], molecules, nothing)
+            reference, given = (each.reshape(len(molecules), -1) for each in (reference, given))
+            values[name] = Values(reference, given, molecules, nothing)
     if "energy" in values:
         atoms = batch.ptr.diff().cpu().numpy()[:, None]
         energy = values["energy"]

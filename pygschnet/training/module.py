@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
-from pygschnet.heads import Atomwise
+from pygschnet.heads import Atomwise, Head
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import rank_and_number, sum_over_ranks
 from pygschnet.representations import Representation
@@ -67,8 +67,8 @@ class AtomisticModule(LightningModule):
         ema_decay: of the moving average, per step; 0 takes the trained weights themselves.
         energy_weight: weight of the energies; 0 trains on forces only.
         properties: heads of other properties, by the names that they have in the data: {gap: {class_path: Atomwise}}.
-        property_weights: weights of their squared errors, measured in standard deviations of the training data, against
-            the energies' in eV²; 1 where none is given.
+        property_weights: weights of their squared errors, measured in standard deviations of the training data (of
+            vectors the root mean square of their components), against the energies' in eV²; 1 where none is given.
     """
 
     property_scales: Float[Tensor, "properties"]
@@ -82,7 +82,7 @@ class AtomisticModule(LightningModule):
         scheduler: LRSchedulerCallable = ContinuousDecay,
         ema_decay: float = 0.99,
         energy_weight: float = 1.0,
-        properties: dict[str, Atomwise] | None = None,
+        properties: dict[str, Head] | None = None,
         property_weights: dict[str, float] | None = None,
     ):
         super().__init__()
@@ -124,13 +124,16 @@ class AtomisticModule(LightningModule):
         everything = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
         progress = tqdm(everything, "labels of the training data", delay=1, leave=False)
         isolated = self.trainer.datamodule.reference_energies if self.model.head.references == "data" else None
-        z, batch, energy, *values = concatenate(map(self._note_range, progress), list(self.property_weights))
+        z, batch, energy, *labels = concatenate(map(self._note_range, progress), list(self.property_weights))
         if not self.model.head.fitted:
             self.model.head.fit(z, batch, energy, isolated)
-        for number, (head, label) in enumerate(zip(self.model.properties.values(), values, strict=True)):
+        for number, (head, values) in enumerate(zip(self.model.properties.values(), labels, strict=True)):
+            label = head.label(values)
             if not head.fitted:
                 head.fit(z, batch, label)
-            if (deviation := label.std(correction=0)) > 0:
+            # of vectors about zero: their mean depends on how the molecules happen to be turned
+            deviation = label.std(correction=0) if label.dim() == 1 else label.square().mean().sqrt()
+            if deviation > 0:
                 self.property_scales[number] = deviation
         self.averaged.load_state_dict(self.model.state_dict())
 
@@ -141,8 +144,10 @@ class AtomisticModule(LightningModule):
     def losses(self, prediction: Prediction, data: Data) -> Float[Tensor, "molecules"]:
         """The loss of every molecule: `molecule_losses`, and the squared errors of the other properties."""
         losses = molecule_losses(prediction, data, self.rho, self.energy_weight)
+        labels = self.model.labels(data)
         for (name, weight), scale in zip(self.property_weights.items(), self.property_scales, strict=True):
-            losses = losses + weight * ((prediction.properties[name] - data[name]) / scale).square()
+            squares = ((prediction.properties[name] - labels[name]) / scale).square()
+            losses = losses + weight * squares.unsqueeze(-1).flatten(1).sum(1)
         return losses
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
@@ -198,7 +203,7 @@ class AtomisticModule(LightningModule):
     def _evaluate(self, model: AtomisticModel, batch: Data, stage: str) -> Prediction:
         prediction = model(batch, forces="forces" in batch)
         errors = self.errors[stage]
-        errors.add(prediction, batch, self.losses(prediction, batch))
+        errors.add(prediction, model.labels(batch), self.losses(prediction, batch))
         for name, metric in errors.items():
             if metric.update_called:
                 self.log(f"{stage}/{name}", metric, batch_size=1, prog_bar=name == "forces_mae")
@@ -238,14 +243,14 @@ class Errors(nn.ModuleDict):
         for metric in self.values():
             metric.set_dtype(torch.float64)
 
-    def add(self, prediction: Prediction, data: Data, losses: Float[Tensor, "molecules"]) -> None:
-        """Add a batch, which may be empty."""
+    def add(self, prediction: Prediction, labels: dict[str, Tensor], losses: Float[Tensor, "molecules"]) -> None:
+        """Add a batch, which may be empty, and lack some labels."""
         self["loss"].update(losses)
         predicted = prediction._asdict() | prediction.properties
         for quantity in self.quantities:
-            if quantity in data:
+            if quantity in labels:
                 for measure in ("mae", "rmse"):
-                    self[f"{quantity}_{measure}"].update(predicted[quantity].flatten(), data[quantity].flatten())
+                    self[f"{quantity}_{measure}"].update(predicted[quantity].flatten(), labels[quantity].flatten())
 
 
 def concatenate(batches: Iterable[Data], properties: Sequence[str] = ()) -> tuple[Tensor, ...]:

@@ -116,10 +116,10 @@ class RunReport(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        predicted = outputs._asdict() | outputs.properties
+        predicted, labels = outputs._asdict() | outputs.properties, pl_module.model.labels(batch)
         for quantity in ("energy", "forces", *outputs.properties):
-            if quantity in batch:
-                pair = (batch[quantity].flatten().cpu(), predicted[quantity].flatten().cpu())
+            if quantity in labels:
+                pair = (labels[quantity].flatten().cpu(), predicted[quantity].flatten().cpu())
                 self._pairs.setdefault(quantity, []).append(pair)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Heads: from features per atom to properties."""
+"""Energies, and other properties, as sums over atoms."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -6,17 +6,19 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from ase.data import atomic_numbers, chemical_symbols
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z
+from pygschnet.graph import MAX_Z, molecule_index
+from pygschnet.heads.base import Head, per_molecule
 from pygschnet.nn import dense, shifted_softplus
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu}
 
 
-class Atomwise(nn.Module):
+class Atomwise(Head):
     """Energy as a sum over atoms: E = Σ_i σ·net(x_i) + μ + e0(Z_i).
 
     The network runs in float32; σ, μ and e0 are applied, and the sum taken, in float64, because total energies
@@ -40,7 +42,6 @@ class Atomwise(nn.Module):
     sigma: Float[Tensor, ""]
     mu: Float[Tensor, ""]
     reference_energies: Float[Tensor, "elements"]
-    elements: Bool[Tensor, "elements"]
 
     def __init__(
         self,
@@ -64,12 +65,6 @@ class Atomwise(nn.Module):
         self.register_buffer("sigma", torch.tensor(1.0 if scale is None else scale, dtype=torch.float64))
         self.register_buffer("mu", torch.tensor(0.0 if shift is None else shift, dtype=torch.float64))
         self.register_buffer("reference_energies", _table(references if isinstance(references, Mapping) else {}))
-        self.register_buffer("elements", torch.zeros(MAX_Z + 1, dtype=torch.bool))
-
-    @property
-    def fitted(self) -> bool:
-        """Whether `fit` has seen training data."""
-        return bool(self.elements.any())
 
     def fit(
         self,
@@ -96,7 +91,7 @@ class Atomwise(nn.Module):
             self.reference_energies.copy_(_complete(isolated_atoms or {}, z))
         elif self.references == "least_squares":
             self.reference_energies.copy_(least_squares_references(z, batch, energy))
-        residual = energy - _per_molecule(self.reference_energies[z], batch, len(energy))
+        residual = energy - per_molecule(self.reference_energies[z], batch, len(energy))
         if self.aggregation == "sum":
             residual = residual / torch.bincount(batch, minlength=len(energy))
         if self.shift is None:
@@ -104,26 +99,7 @@ class Atomwise(nn.Module):
         deviation = residual.std(correction=0)
         if self.scale is None and deviation > 1e-9 * residual.abs().max():  # not for one molecule, or equal ones
             self.sigma.copy_(deviation)
-        self.elements[:] = False
-        self.elements[z.unique()] = True
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Atomwise":
-        """Move with the module, but stay in float64 when it is cast: `model.float()` must not round energies."""
-        exact = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, before in exact.items():
-            setattr(self, name, before.to(getattr(self, name).device))
-        return self
-
-    def check_elements(self, z: Int[Tensor, "atoms"]) -> None:
-        """Refuse elements that the training data did not hold, if any was seen.
-
-        Raises:
-            InputError: naming the element and those known.
-        """
-        if self.fitted and len(unknown := z[~self.elements.to(z.device)[z]]):
-            known = ", ".join(chemical_symbols[number] for number in self.elements.nonzero().flatten().tolist())
-            raise InputError(f"this model has not been trained on {chemical_symbols[unknown[0]]}, only on {known}")
+        super().fit(z, batch, energy)
 
     def network(self) -> list[Tensor] | None:
         """A, b, w and c if E = Σ_i σ (w·ssp(A x_i + b) + c) + …; None if not, or if somebody observes the layers."""
@@ -141,18 +117,20 @@ class Atomwise(nn.Module):
         return None if any(part is None for part in parts) else parts
 
     def forward(
-        self,
-        x: Float[Tensor, "atoms features"],
-        z: Int[Tensor, "atoms"],
-        batch: Int[Tensor, "atoms"],
-        molecules: int,
+        self, x: Float[Tensor, "atoms features"], data: Data
     ) -> tuple[Float[Tensor, "molecules"], Float[Tensor, "atoms"]]:
         """Energies of the molecules and of their atoms, in eV, float64; the second add up to the first.
 
         With mean aggregation the energy is the mean over the atoms, and each atom carries its share of it.
         """
         output = self.dense_2(ACTIVATIONS[self.activation](self.dense_1(x))).squeeze(-1)
-        return self.energies(output, z, batch, molecules)
+        return self.energies(output, data.z, *molecule_index(data))
+
+    def label(self, values: Float[Tensor, "molecules *given"]) -> Float[Tensor, "molecules"]:
+        """The values themselves, one for each molecule."""
+        if values.dim() != 1:
+            raise InputError(f"Atomwise learns one number per molecule, the labels have the shape {list(values.shape)}")
+        return values
 
     def energies(
         self,
@@ -165,11 +143,7 @@ class Atomwise(nn.Module):
         atomic = self.sigma * output.double() + self.mu + self.reference_energies[z]
         if self.aggregation == "mean":
             atomic = atomic / torch.bincount(batch, minlength=molecules)[batch]
-        return _per_molecule(atomic, batch, molecules), atomic
-
-
-def _per_molecule(atomic: Tensor, batch: Tensor, molecules: int) -> Tensor:
-    return atomic.new_zeros(molecules).index_add(0, batch, atomic)
+        return per_molecule(atomic, batch, molecules), atomic
 
 
 def least_squares_references(
