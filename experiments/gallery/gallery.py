@@ -26,7 +26,7 @@ from scipy.stats import mannwhitneyu
 
 from pygschnet.datasets import Files
 from pygschnet.graph import RadiusGraph
-from pygschnet.interpret import plots
+from pygschnet.interpret import model_plots, plots
 from pygschnet.interpret.attribution import signal_quality
 from pygschnet.interpret.bonds import bonds
 from pygschnet.interpret.embedding import embedding_components, rank_correlations
@@ -147,7 +147,7 @@ def main():
     embeddings = []
     for number, model in enumerate(models, 1):
         embedding = embedding_components(model)
-        plots.write(plots.draw_embedding(embedding), HERE / f"embedding_{number}.png")
+        plots.write(model_plots.draw_embedding(embedding), HERE / f"embedding_{number}.png")
         embeddings.append(
             {
                 "explained": embedding.explained.round(3).tolist(),
@@ -158,7 +158,7 @@ def main():
             }
         )
     for number, cuts in enumerate(filter_cuts(load(options.filters) if options.filters else models[0], 10.0).cuts, 1):
-        plots.write(plots.draw_filters(cuts, 10.0, number), HERE / f"filters_{number}.png")
+        plots.write(model_plots.draw_filters(cuts, 10.0, number), HERE / f"filters_{number}.png")
 
     settings = yaml.safe_load(Path(options.config).read_text())["data"]["init_args"]
     data = Files(**settings)
@@ -167,10 +167,10 @@ def main():
     chosen = np.random.default_rng(0).permutation(data.split["test"].numpy())[:10_000]
     batches = [data.molecules.batch(part) for part in np.array_split(chosen, 100)]
     statistics = environment_statistics(models[0], batches)
-    plots.write(plots.draw_environments(statistics), HERE / "environments.png")
+    plots.write(model_plots.draw_environments(statistics), HERE / "environments.png")
     patterns = estimate_patterns(models[0], batches[:50])
     quality = signal_quality(models[0], patterns, batches[50:])
-    plots.write(plots.draw_quality(quality), HERE / "signal_quality.png")
+    plots.write(model_plots.draw_quality(quality), HERE / "signal_quality.png")
     stability = ring_stability(models, batches)
     extremes = draw_rings(stability, data, chosen)
 

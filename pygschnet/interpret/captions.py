@@ -9,8 +9,8 @@ molecule, so it is not a binding energy, and differences along a surface say mor
 percentile of Ω on all surfaces, lighter is higher; {ranges}."""
 
 CONTRIBUTIONS = """<b>Energies of the atoms</b> from the output network, without the reference energies of the
-elements: their sum, with the references, is the prediction; what is missing in it is stated below the table. Only the sum
-has been trained. How it is shared out between atoms is the model's choice and differs between models and seeds, so
+elements: their sum, with the references, is the prediction; what is missing in it is stated below the table. Only the
+sum has been trained. How it is shared out between atoms is the model's choice and differs between models and seeds, so
 look at differences that they agree on{spread}."""
 
 GROUPS = """<b>Sums over groups</b> found from the geometry, each atom in one group, rings first. The same caution

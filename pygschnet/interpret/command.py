@@ -18,7 +18,7 @@ from pygschnet.errors import InputError
 from pygschnet.files import replacing, write_npz
 from pygschnet.frames import read_frames
 from pygschnet.graph import RadiusGraph
-from pygschnet.interpret import captions, plots, report
+from pygschnet.interpret import captions, model_plots, plots, report
 from pygschnet.interpret.attribution import signal_quality
 from pygschnet.interpret.embedding import rank_correlations
 from pygschnet.interpret.explanation import (
@@ -85,8 +85,8 @@ def explain(
         some = list(tqdm(batches(network, data, structures), "reading", disable=None))
         half = len(some) // 2
         patterns = estimate_patterns(network, some[:half])
-        pictures["signal_quality"] = plots.draw_quality(signal_quality(network, patterns, some[half:]))
-        pictures["environments"] = plots.draw_environments(environment_statistics(network, some))
+        pictures["signal_quality"] = model_plots.draw_quality(signal_quality(network, patterns, some[half:]))
+        pictures["environments"] = model_plots.draw_environments(environment_statistics(network, some))
         notes["environments"] = captions.ENVIRONMENTS.format(count=sum(batch.num_graphs for batch in some))
     explained = [
         explain_molecule(network, atoms, name, symbols, others, patterns, spacing)
@@ -224,11 +224,11 @@ def write_files(
 def _pictures_of_model(found: ModelExplanation) -> report.Pictures:
     pictures = {}
     if found.embedding is not None:
-        pictures["embedding"] = plots.draw_embedding(found.embedding)
+        pictures["embedding"] = model_plots.draw_embedding(found.embedding)
     if found.curves is not None:
-        pictures["filter_curves"] = plots.draw_filter_curves(found.distances, found.curves)
+        pictures["filter_curves"] = model_plots.draw_filter_curves(found.distances, found.curves)
     for number, cuts in enumerate(found.cuts.cuts if found.cuts is not None else [], 1):
-        pictures[f"filters_block_{number}"] = plots.draw_filters(cuts, EXTENT, number)
+        pictures[f"filters_block_{number}"] = model_plots.draw_filters(cuts, EXTENT, number)
     return pictures
 
 

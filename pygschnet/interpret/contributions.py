@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
+from pygschnet.heads import Dipole
 from pygschnet.interpret.molecule import graph_of
 from pygschnet.model import AtomisticModel, Prediction
 
@@ -29,12 +30,15 @@ class Contributions(NamedTuple):
         network: σ·o_i + μ, what the network says.
         references: e0(Z_i), the energies of the isolated atoms that the model adds.
         energy: what the model predicts for the molecule.
+        properties: what the other heads give to each atom, by name, in the units of the data; of a `Dipole` its
+            latent `charges`, in e, whose sign is arbitrary if it has learnt from magnitudes.
     """
 
     z: Int[np.ndarray, "atoms"]
     network: Float[np.ndarray, "atoms"]
     references: Float[np.ndarray, "atoms"]
     energy: float
+    properties: dict[str, Float[np.ndarray, "atoms"]]
 
     @property
     def total(self) -> Float[np.ndarray, "atoms"]:
@@ -81,7 +85,11 @@ def contributions(model: AtomisticModel, molecule: Atoms | Data) -> Contribution
     network, references, prediction = atomic_parts(model, data)
     if len(prediction.energy) != 1:
         raise InputError(f"contributions are of one molecule at a time, this batch has {len(prediction.energy)}")
-    return Contributions(data.z.cpu().numpy(), network, references, prediction.energy.item())
+    properties = {
+        "charges" if isinstance(model.properties[name], Dipole) else name: values.cpu().numpy()
+        for name, values in prediction.atomic_properties.items()
+    }
+    return Contributions(data.z.cpu().numpy(), network, references, prediction.energy.item(), properties)
 
 
 def atomic_parts(

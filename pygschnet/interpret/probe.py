@@ -65,7 +65,7 @@ def local_chemical_potential(
     for place in places.split(_at_once(data, model.cutoff)):
         x = _features(model, data, z, place) if shared is None else shared(z, place)
         probes = z.repeat_interleave(len(place))
-        _, energy = head(x.flatten(0, 1), probes, torch.zeros_like(probes), 1)
+        _, energy = head(x.flatten(0, 1), Data(z=probes))
         energies.append((energy - head.reference_energies[probes]).unflatten(0, (len(z), len(place))))
     return torch.cat(energies, dim=1).cpu().numpy().reshape(len(z), *points.shape[:-1])
 

@@ -146,7 +146,7 @@ def _atoms(molecule: MoleculeExplanation) -> str:
         heads.append("walks from it, kcal/mol")
         columns.append(KCAL * molecule.walks.of_atoms())
         digits.append(2)
-    for name, values in getattr(found, "properties", {}).items():
+    for name, values in found.properties.items():
         heads.append(name)
         columns.append(values)
         digits.append(4)
@@ -180,7 +180,7 @@ def _scene(
 
     numbers = molecule.atoms.numbers
     views = [on_atoms("energies of the atoms", "kcal/mol", 1, lambda each: KCAL * each.contributions.network)]
-    for name in getattr(molecule.contributions, "properties", {}):
+    for name in molecule.contributions.properties:
         views.append(on_atoms(name, "", 2, lambda each, name=name: each.contributions.properties[name]))
     if molecule.walks is not None:
         of = lambda each: None if each.walks is None else KCAL * each.walks.of_atoms()  # noqa: E731
