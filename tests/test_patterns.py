@@ -285,7 +285,7 @@ def test_pattern_attribution_conserves(model, patterns, training):
 def test_gradients_are_those_of_autograd(model):
     data = graph(ethanol(), model)
     x = model.representation(data).detach().requires_grad_()
-    _, atomic = model.head(x, data.z, torch.zeros_like(data.z), 1)
+    _, atomic = model.head(x, data)
     (gradient,) = torch.autograd.grad(atomic.sum(), x)
     assert attribute(model, data, "gradient").relevance == pytest.approx(gradient.numpy(), rel=1e-10)
     found = attribute(model, data, "gradient_input")

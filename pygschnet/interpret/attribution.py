@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
-from pygschnet.graph import edge_distances, molecule_index
+from pygschnet.graph import edge_distances
 from pygschnet.interpret.molecule import graph_of
 from pygschnet.interpret.patterns import OutputNetwork, Patterns, features_by_element, responsibilities
 from pygschnet.model import AtomisticModel
@@ -141,7 +141,7 @@ def sensitivity(model: AtomisticModel, molecule: Data | Atoms) -> Float[np.ndarr
         x = x0
         for block, filters in zip(schnet.blocks, schnet.filters_at(edge_distances(data).to(x0)), strict=True):
             x = x + block(x, data.edge_index, filters)
-        energy, _ = model.head(x, data.z, *molecule_index(data))
+        energy, _ = model.head(x, data)
         gradient = torch.autograd.grad(energy.sum(), x0)[0]
     return gradient.double().norm(dim=1).cpu().numpy()
 

@@ -27,6 +27,10 @@ and distances are taken as constant. Without biases the sum is the network's ene
 SENSITIVITY = """The column <i>sensitivity</i> is the length of the energy's gradient with respect to the embedding of
 the atom: how much the energy would change if the element were a little different, not how much it contributes."""
 
+CHARGES = """The <i>charges</i>, in e, are what the model puts on the atoms to give the dipole moment; they add up to
+the charge of the molecule. Many distributions give the same dipole, so they are no observable; and if the model has
+learnt magnitudes of dipoles only, their common sign is arbitrary."""
+
 ATTRIBUTION = """<b>PatternAttribution</b> (arXiv:1705.05598) of the energies of the atoms, relative to the mean atom
 of the same element, to the features of the last layer; patterns were estimated for each element. The rows add up to
 E<sub>i</sub> − ⟨E⟩; what is missing is at most {missing} kcal/mol. Features have no names: the picture tells whether

@@ -1,8 +1,8 @@
 """Everything that a report shows, computed."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ase import Atoms
@@ -21,6 +21,8 @@ from pygschnet.interpret.probe import local_chemical_potential
 from pygschnet.interpret.space import Plane, Surface, isosurface, plane
 from pygschnet.interpret.walks import Walks, walk_relevance
 from pygschnet.model import AtomisticModel
+
+Part = TypeVar("Part")
 
 LEVEL = 3.8
 """Σ‖r − r_i‖⁻² on the surface, in Å⁻² (DTNN, arXiv:1609.08259)."""
@@ -59,7 +61,7 @@ class MoleculeExplanation(NamedTuple):
         groups: functional groups by name; none for crystals.
         contributions: energies of the atoms.
         spread: standard deviation of their network part over models of other seeds, in eV.
-        sensitivity: how strongly the energy depends on the embedding of each atom, in eV.
+        sensitivity: how strongly the energy depends on the embedding of each atom, in eV; None without embeddings.
         walks: relevances of walks; None if there would be too many.
         attribution: of the energies of the atoms to their features; None without patterns.
         space: Ω around the molecule; None for crystals.
@@ -74,7 +76,7 @@ class MoleculeExplanation(NamedTuple):
     groups: dict[str, list[tuple[int, ...]]]
     contributions: Contributions
     spread: Float[np.ndarray, "atoms"] | None
-    sensitivity: Float[np.ndarray, "atoms"]
+    sensitivity: Float[np.ndarray, "atoms"] | None
     walks: Walks | None
     attribution: Attribution | None
     space: Space | None
@@ -108,15 +110,9 @@ def explain_model(model: AtomisticModel) -> ModelExplanation:
     """
     left_out: list[str] = []
     distances = np.linspace(0.0, EXTENT / np.sqrt(2), 400)
-    embedding = curves = cuts = None
-    try:
-        embedding = embedding_components(model)
-    except InputError as error:
-        left_out.append(f"embeddings: {error}")
-    try:
-        curves, cuts = filter_curves(model, distances), filter_cuts(model, EXTENT, 61)
-    except InputError as error:
-        left_out.append(f"filters: {error}")
+    embedding = _unless(left_out, "embeddings", lambda: embedding_components(model))
+    curves = _unless(left_out, "filters", lambda: filter_curves(model, distances))
+    cuts = None if curves is None else filter_cuts(model, EXTENT, 61)
     return ModelExplanation(embedding, distances, curves, cuts, left_out)
 
 
@@ -148,27 +144,23 @@ def explain_molecule(
     found = contributions(model, atoms)
     spread = compare([model, *others], atoms).spread if others else None
     clock.stop("contributions")
-    crystal = bool(atoms.pbc.any())
-    if crystal:
-        left_out.append("bonds, groups and Ω on surfaces: they are for molecules, and this is periodic")
-    found_bonds = None if crystal else bonds(atoms)
-    joined = np.zeros((0, 2), np.int64) if found_bonds is None else found_bonds.pairs
-    words = [] if found_bonds is None else environments(found_bonds)
-    parts = {} if found_bonds is None else groups(found_bonds)
+    geometry = _unless(left_out, "bonds and groups", lambda: bonds(atoms))
+    pairs = np.zeros((0, 2), np.int64) if geometry is None else geometry.pairs
+    words = [] if geometry is None else environments(geometry)
+    parts = {} if geometry is None else groups(geometry)
     clock.stop("bonds and groups")
-    strength = sensitivity(model, atoms)
-    try:
-        walks = walk_relevance(model, atoms)
-    except InputError as error:
-        walks = None
-        left_out.append(f"walks: {error}")
+    strength = _unless(left_out, "sensitivity", lambda: sensitivity(model, atoms))
+    walks = _unless(left_out, "walks", lambda: walk_relevance(model, atoms))
     clock.stop("walks")
-    attribution = attribute(model, atoms, "pattern_attribution", patterns) if patterns is not None else None
+    attribution = None
+    if patterns is not None:
+        method = "pattern_attribution"
+        attribution = _unless(left_out, "patterns", lambda: attribute(model, atoms, method, patterns))
     clock.stop("patterns")
-    space = None if crystal else explain_space(model, atoms, probes, spacing)
+    space = _unless(left_out, "Ω on surfaces and in planes", lambda: explain_space(model, atoms, probes, spacing))
     clock.stop("local chemical potential")
     return MoleculeExplanation(
-        name, atoms, joined, words, parts, found, spread, strength, walks, attribution, space, left_out, clock.seconds
+        name, atoms, pairs, words, parts, found, spread, strength, walks, attribution, space, left_out, clock.seconds
     )
 
 
@@ -180,7 +172,12 @@ def explain_space(model: AtomisticModel, atoms: Atoms, probes: Sequence[str], sp
         atoms: a molecule.
         probes: elements of the probe.
         spacing: of the grid from which the surface is made, in Å.
+
+    Raises:
+        InputError: for crystals, and models whose energy is no sum over atoms.
     """
+    if atoms.pbc.any():
+        raise InputError("they are for molecules, and this is periodic")
     surface = isosurface(atoms.positions, LEVEL, spacing)
     planes = [plane(atoms.positions, height=height) for height in HEIGHTS]
     places = [surface.vertices, *(each.points for each in planes)]
@@ -223,6 +220,15 @@ def trained_probes(model: AtomisticModel, probes: Sequence[str] | None) -> list[
     return list(probes) if probes else [symbol for symbol in ("H", "C", "N", "O") if not known or symbol in known]
 
 
+def _unless(left_out: list[str], part: str, compute: Callable[[], Part]) -> Part | None:
+    """What `compute` gives; None, with the reason noted, for what this model or structure has not."""
+    try:
+        return compute()
+    except InputError as error:
+        left_out.append(f"{part}: {error}")
+        return None
+
+
 class Clock:
     """Seconds of each part of some work."""
 
@@ -248,9 +254,11 @@ def arrays(explained: MoleculeExplanation, probes: Sequence[str]) -> Mapping[str
         "pos": explained.atoms.positions,
         "network": explained.contributions.network,
         "references": explained.contributions.references,
-        "sensitivity": explained.sensitivity,
         "probes": np.array(probes),
+        **explained.contributions.properties,
     }
+    if explained.sensitivity is not None:
+        found["sensitivity"] = explained.sensitivity
     if explained.walks is not None:
         found |= {"walks": explained.walks.walks, "walk_relevance": explained.walks.relevance}
     if explained.attribution is not None:

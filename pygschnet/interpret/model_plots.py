@@ -108,8 +108,7 @@ def draw_environments(statistics: Environments, fewest: int = 30) -> Figure:
         statistics: over a data set.
         fewest: atoms of an environment that is drawn.
     """
-    counts: np.ndarray = statistics[2]  # `count` is a method of every tuple to type checkers
-    rows = [row for row in range(len(statistics.names)) if counts[row] >= fewest]
+    rows = [row for row in range(len(statistics.names)) if statistics.atoms[row] >= fewest]
     rows.sort(key=lambda row: (statistics.z[row], statistics.names[row] not in chemical_symbols, statistics.mean[row]))
     figure = Figure(figsize=(8.4, 0.8 + 0.2 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -119,7 +118,7 @@ def draw_environments(statistics: Environments, fewest: int = 30) -> Figure:
         KCAL * statistics.mean[rows], places, xerr=KCAL * statistics.deviation[rows], fmt="none", ecolor="0.4"
     )
     axes.scatter(KCAL * statistics.mean[rows], places, c=colours, edgecolors="0.2", s=40, zorder=3)
-    labels = [f"{statistics.names[row]} ({counts[row]:,})" for row in rows]
+    labels = [f"{statistics.names[row]} ({statistics.atoms[row]:,})" for row in rows]
     name_rows(axes, labels)
     axes.set_xlabel("network's energy of the atom, kcal/mol")
     axes.grid(alpha=0.3)

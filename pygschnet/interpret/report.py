@@ -94,7 +94,10 @@ def _molecule(
         f"<figcaption>{scene}</figcaption></figure>",
         _picture(pictures, f"{key}_contributions", captions.CONTRIBUTIONS.format(spread=notes["spread"])),
         _atoms(molecule),
-        f"<p>{captions.SENSITIVITY} Missing in the sum: {energies.missing:.1e} eV of {energies.energy:.4f} eV.</p>",
+        f"<p>Missing in the sum: {energies.missing:.1e} eV of {energies.energy:.4f} eV.",
+        captions.SENSITIVITY if molecule.sensitivity is not None else "",
+        captions.CHARGES if "charges" in energies.properties else "",
+        "</p>",
     ]
     if molecule.groups:
         parts += [_groups(molecule), f"<p>{captions.GROUPS}</p>"]
@@ -135,27 +138,21 @@ def _model(model: ModelExplanation, pictures: Pictures, notes: Mapping[str, str]
 
 def _atoms(molecule: MoleculeExplanation) -> str:
     found = molecule.contributions
-    heads = ["atom", "environment", "network, kcal/mol", "reference, eV", "sum, eV", "sensitivity, kcal/mol"]
-    columns = [KCAL * found.network, found.references, found.network + found.references, KCAL * molecule.sensitivity]
-    digits = [2, 4, 4, 2]
+    columns = [("network, kcal/mol", KCAL * found.network, 2)]
     if molecule.spread is not None:
-        heads.insert(3, "± over seeds")
-        columns.insert(1, KCAL * molecule.spread)
-        digits.insert(1, 2)
+        columns.append(("± over seeds", KCAL * molecule.spread, 2))
+    columns += [("reference, eV", found.references, 4), ("sum, eV", found.total, 4)]
+    if molecule.sensitivity is not None:
+        columns.append(("sensitivity, kcal/mol", KCAL * molecule.sensitivity, 2))
     if molecule.walks is not None:
-        heads.append("walks from it, kcal/mol")
-        columns.append(KCAL * molecule.walks.of_atoms())
-        digits.append(2)
-    for name, values in found.properties.items():
-        heads.append(name)
-        columns.append(values)
-        digits.append(4)
+        columns.append(("walks from it, kcal/mol", KCAL * molecule.walks.of_atoms(), 2))
+    columns += [(name, values, 4) for name, values in found.properties.items()]
     words = molecule.environments or [""] * len(molecule.atoms)
     rows = []
     for index, symbol in enumerate(molecule.atoms.symbols):
-        cells = [f"{column[index]:.{digit}f}" for column, digit in zip(columns, digits, strict=True)]
+        cells = [f"{values[index]:.{digits}f}" for _, values, digits in columns]
         rows.append([f"{symbol}{index}", words[index], *cells])
-    return _table(heads, rows, words=2)
+    return _table(["atom", "environment", *(name for name, *_ in columns)], rows, words=2)
 
 
 def _groups(molecule: MoleculeExplanation) -> str:
