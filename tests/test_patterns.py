@@ -180,11 +180,12 @@ def test_quality_is_the_best_correlation_with_the_residual():
         assert found[k] < 0.99
 
 
-def test_quality_of_a_model(model, training, patterns):
+def test_quality_of_a_model(model, training, patterns, monkeypatch):
+    monkeypatch.setattr("pygschnet.interpret.patterns.ATOMS", 400)
     own = signal_quality(model, patterns, training)
     assert own.hidden["S_a"] == pytest.approx(1.0, abs=1e-6) and own.output["S_a"] == pytest.approx(1.0, abs=1e-6)
     data = batch_of(random_molecules(100, 9), model)
-    held_out = signal_quality(model, patterns, [data])
+    held_out = signal_quality(model, patterns, data.to_data_list())
     assert held_out.z.tolist() == [1, 6, 7, 8] and held_out.atoms.sum() == 700
     assert np.isnan(held_out.hidden["S_x"]).all() and np.isnan(held_out.output["S_x"]).all()
     for estimator in ("S_a", "S_a+-"):
@@ -228,9 +229,10 @@ def test_patterns_of_a_model_are_those_of_its_layers(model, training, patterns):
         assert patterns.hidden[row] == pytest.approx(h[of].mean(0))
 
 
-def test_batches_molecules_and_structures_give_the_same(model):
+def test_batches_molecules_and_structures_give_the_same(model, monkeypatch):
     data = random_molecules(40, 0)
     some = estimate_patterns(model, [batch_of(data, model)], minimum=20)
+    monkeypatch.setattr("pygschnet.interpret.patterns.ATOMS", 50)  # so that there are sums to merge, and a rest
     single = estimate_patterns(model, (each.clone() for each in data), minimum=20)
     atoms = estimate_patterns(model, (Atoms(each.z.numpy(), each.pos.numpy()) for each in data), minimum=20)
     for other in (single, atoms):
