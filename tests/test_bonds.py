@@ -188,6 +188,7 @@ ENVIRONMENTS = {
     "CH3CHO": "C sp3, CH3|CH=O|H on C sp2|H on C sp3|O=C",
     "CH3CN": "C sp3, CH3|C≡N|H on C sp3|N≡C",
     "CH3CONH2": "C sp3, CH3|C=O|H on C sp3|H on N|NH2|O=C",
+    "C3H9N": "C sp3, CH3|H on C sp3|tertiary N",
     "CH3NO2": "C sp3, CH3|H on C sp3|NO2|O on N",
     "CH3OCH3": "C sp3, CH3|H on C sp3|ether O",
     "CH3ONO": "=N–|C sp3, CH3|H on C sp3|O on CN|O on N",
