@@ -120,7 +120,7 @@ def test_errors():
         ring_stability([], [ethanol()])
 
 
-NAMES = ["CH3CH2OH", "C6H6", "CH3COOH", "CH4", "C5H5N", "H2O", "HCN"]
+NAMES = ["CH3CH2OH", "C6H6", "CH3COOH", "CH4", "C5H5N", "H2O", "HCN", "C3H9N"]
 
 
 def test_statistics_are_those_of_the_contributions():

@@ -56,7 +56,7 @@ def _environment(molecule: Bonds, i: int) -> str:
         case 7, 3 if len(molecule.terminal(i, 8)) == 2:
             return "NO2"
         case 7, 3:
-            return f"N{hydrogens}"
+            return f"N{hydrogens}" if hydrogens else "tertiary N"
         case 7, 4:
             return f"ammonium N{hydrogens}"
         case 8, 1 if z[near[0]] == 6 and len(molecule.neighbours[near[0]]) < 4:
