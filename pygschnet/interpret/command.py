@@ -72,6 +72,10 @@ def explain(
     """
     if spacing <= 0.02 or spacing > 1:
         raise InputError(f"spacing must be between 0.02 and 1 Å, got {spacing}")
+    if Path(out).is_dir():
+        raise InputError(f"{out} is a folder: name the page, such as {out}/report.html")
+    if not Path(out).parent.is_dir():
+        raise InputError(f"there is no folder {Path(out).parent} for {Path(out).name}")
     named = read_molecules(molecules)
     paths = saving.model_files(model)
     networks = [saving.load(path).to(device) for path in paths]
@@ -94,7 +98,7 @@ def explain(
     ]
     ends = ranges(symbols, explained)
     for number, each in enumerate(explained):
-        pictures |= _pictures_of(f"{number}_{each.name}", each, symbols, ends)
+        pictures |= _pictures_of(report.key_of(number, each), each, symbols, ends)
     title = f"What {paths[0].name} says of {', '.join(named)}"
     page = report.write_report(title, facts_of(paths), found, explained, symbols, ends, pictures, notes)
     with replacing(out) as part:
@@ -213,12 +217,13 @@ def write_files(
         for kind in ("png", "svg"):
             plots.write(figure, folder / f"{name}.{kind}")
     for number, each in enumerate(explained):
-        write_npz(folder / f"{number}_{each.name}.npz", arrays(each, probes))
+        key = report.key_of(number, each)
+        write_npz(folder / f"{key}.npz", arrays(each, probes))
         if each.space is not None:
             grid = grid_around(each.atoms.positions, spacing)
             values = local_chemical_potential(model, each.atoms, grid.points.reshape(-1, 3), probes)
             for probe, value in zip(probes, values, strict=True):
-                write_cube(folder / f"{number}_{each.name}_{probe}.cube", each.atoms, grid, value.reshape(grid.shape))
+                write_cube(folder / f"{key}_{probe}.cube", each.atoms, grid, value.reshape(grid.shape))
 
 
 def _pictures_of_model(found: ModelExplanation) -> report.Pictures:

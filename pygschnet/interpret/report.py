@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
@@ -71,6 +72,16 @@ def write_report(
     )
 
 
+def key_of(number: int, molecule: MoleculeExplanation) -> str:
+    """What pictures and files of a molecule begin with.
+
+    Args:
+        number: of the molecule in the report.
+        molecule: that molecule.
+    """
+    return f"{number}_{re.sub(r'[^\w.-]+', '_', molecule.name)}"
+
+
 def _molecule(
     number: int,
     molecule: MoleculeExplanation,
@@ -79,7 +90,7 @@ def _molecule(
     pictures: Pictures,
     notes: Mapping[str, str],
 ) -> list[str]:
-    key = f"{number}_{molecule.name}"
+    key = key_of(number, molecule)
     energies = molecule.contributions
     about = ", ".join(
         f"Ω of {probe} {KCAL * low:.1f} to {KCAL * high:.1f} kcal/mol" for probe, (low, high) in ranges.items()
