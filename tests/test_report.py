@@ -64,6 +64,7 @@ class Page:
     def __init__(self, browser, file, **viewport):
         self.said, self.asked = [], []
         self.page = browser.new_page(viewport=viewport)
+        self.page.set_default_timeout(120_000)
         self.page.on("console", lambda message: self.said.append((message.type, message.text)))
         self.page.on("pageerror", lambda error: self.said.append(("error", str(error))))
         self.page.on("request", lambda request: self.asked.append(request.url))

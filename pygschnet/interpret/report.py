@@ -79,7 +79,8 @@ def key_of(number: int, molecule: MoleculeExplanation) -> str:
         number: of the molecule in the report.
         molecule: that molecule.
     """
-    return f"{number}_{re.sub(r'[^\w.-]+', '_', molecule.name)}"
+    plain = re.sub(r"[^\w.-]+", "_", molecule.name)
+    return f"{number}_{plain}"
 
 
 def _molecule(
