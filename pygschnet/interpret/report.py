@@ -190,7 +190,8 @@ def _scene(
     numbers = molecule.atoms.numbers
     views = [on_atoms("energies of the atoms", "kcal/mol", 1, lambda each: KCAL * each.contributions.network)]
     for name in molecule.contributions.properties:
-        views.append(on_atoms(name, "", 2, lambda each, name=name: each.contributions.properties[name]))
+        unit = "e" if name == "charges" else ""
+        views.append(on_atoms(name, unit, 2, lambda each, name=name: each.contributions.properties[name]))
     if molecule.walks is not None:
         of = lambda each: None if each.walks is None else KCAL * each.walks.of_atoms()  # noqa: E731
         views.append(on_atoms("walks from each atom", "kcal/mol", 1, of))
