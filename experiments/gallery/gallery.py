@@ -29,6 +29,7 @@ from pygschnet.graph import RadiusGraph
 from pygschnet.interpret import model_plots, plots
 from pygschnet.interpret.attribution import signal_quality
 from pygschnet.interpret.bonds import bonds
+from pygschnet.interpret.contributions import contributions
 from pygschnet.interpret.embedding import embedding_components, rank_correlations
 from pygschnet.interpret.filters import filter_cuts
 from pygschnet.interpret.groups import environments
@@ -46,47 +47,56 @@ RINGS = 6
 
 
 def potentials(models, molecules):
-    """Surfaces, Ω on them for each model, and for each vertex the environment of the nearest atom."""
+    """Surfaces, Ω on them for each model, and the nearest atom of each vertex."""
     found = {}
     for name, atoms in molecules.items():
         surface = isosurface(atoms.positions)
         omega = np.stack([local_chemical_potential(model, atoms, surface.vertices, PROBES) for model in models])
-        nearest = cKDTree(atoms.positions).query(surface.vertices)[1]
-        found[name] = surface, omega, np.array(environments(bonds(atoms)))[nearest], atoms.numbers[nearest]
+        found[name] = surface, omega, cKDTree(atoms.positions).query(surface.vertices)[1]
     return found
 
 
-def aromatic_against_saturated(found):
-    """Ω over aromatic and over saturated carbon, for each probe and seed, and how well the two can be told apart."""
-    rows = []
-    for column, probe in enumerate(PROBES):
-        for seed in range(next(iter(found.values()))[1].shape[0]):
-            kinds = {"aromatic": [], "saturated": []}
-            for _, omega, words, numbers in found.values():
-                carbon = numbers == 6
-                aromatic = np.char.find(words, "aromatic") >= 0
-                saturated = np.char.find(words, "sp3") >= 0
-                kinds["aromatic"].append(omega[seed, column][carbon & aromatic])
-                kinds["saturated"].append(omega[seed, column][carbon & saturated])
-            a, s = (KCAL * np.concatenate(kinds[kind]) for kind in ("aromatic", "saturated"))
-            rows.append(
-                {
-                    "probe": probe,
-                    "model": seed,
-                    "aromatic": [round(float(a.mean()), 2), round(float(a.std()), 2), len(a)],
-                    "saturated": [round(float(s.mean()), 2), round(float(s.std()), 2), len(s)],
-                    "probability that a random aromatic point is lower": round(
-                        float(1 - mannwhitneyu(a, s).statistic / (len(a) * len(s))), 4
-                    ),
-                }
-            )
+def aromatic_against_saturated(found, molecules, models):
+    """Aromatic and saturated carbon in numbers, for each probe and seed, and how well they can be told apart.
+
+    Each carbon atom counts once: with the highest Ω on the surface that is nearer to it than to other atoms, with the
+    mean of Ω there, and with its own energy.
+    """
+    values = {"highest Ω": [], "mean Ω": [], "energy of the atom": []}
+    aromatic = []
+    for name, (_, omega, nearest) in found.items():
+        words = environments(bonds(molecules[name]))
+        energies = [contributions(model, molecules[name]).network for model in models]
+        for atom, word in enumerate(words):
+            near = omega[:, :, nearest == atom]
+            if not ("aromatic ring" in word or "C sp3" in word) or word.startswith("H") or near.shape[2] == 0:
+                continue
+            aromatic.append("aromatic" in word)
+            values["highest Ω"].append(near.max(2))
+            values["mean Ω"].append(near.mean(2))
+            values["energy of the atom"].append(np.array([[energy[atom]] for energy in energies]))
+    kinds, rows = np.array(aromatic), []
+    for quantity, each in values.items():
+        each = KCAL * np.stack(each)
+        for column in range(each.shape[2]):
+            for seed in range(each.shape[1]):
+                a, s = each[kinds, seed, column], each[~kinds, seed, column]
+                row = {"quantity": quantity, "model": seed}
+                row |= {"probe": PROBES[column]} if each.shape[2] > 1 else {}
+                for kind, found_values in (("aromatic", a), ("saturated", s)):
+                    row[kind] = [round(float(f(found_values)), 2) for f in (np.mean, np.min, np.max)]
+                row["atoms"] = [len(a), len(s)]
+                row["an aromatic one is higher than a saturated one"] = round(
+                    float(mannwhitneyu(a, s).statistic / (len(a) * len(s))), 3
+                )
+                rows.append(row)
     return rows
 
 
 def draw_all_surfaces(found, molecules, seed):
     surfaces, values = [], []
     for name in SHOWN:
-        surface, omega, *_ = found[name]
+        surface, omega, _ = found[name]
         axes = np.linalg.svd(molecules[name].positions)[2].T
         axes *= [1, 1, np.sign(np.linalg.det(axes))]
         surfaces.append(Surface(surface.vertices @ axes, surface.faces))
@@ -140,7 +150,7 @@ def main():
     molecules = {atoms.info["name"]: atoms for atoms in ase.io.read(HERE / "molecules.extxyz", ":")}
 
     found = potentials(models, molecules)
-    contrast = aromatic_against_saturated(found)
+    contrast = aromatic_against_saturated(found, molecules, models)
     ends = draw_all_surfaces(found, molecules, 0)
 
     order = rank_correlations(models)
@@ -193,7 +203,7 @@ def main():
             "unit": "kcal/mol",
             "surface, 1/Å²": 3.8,
             "2nd and 98th percentile, model 0": ends,
-            "mean, standard deviation and number of points over carbon": contrast,
+            "aromatic against saturated carbon: mean, lowest, highest in kcal/mol": contrast,
         },
         "embeddings": {
             "models": embeddings,
@@ -201,7 +211,7 @@ def main():
             "between models": order.agreement.round(3).tolist(),
         },
         "environments, kcal/mol": {
-            f"{chemical_symbols[z]}: {name}": [count, round(KCAL * mean, 2), round(KCAL * deviation, 2)]
+            f"{chemical_symbols[z]}: {name}": [int(count), round(KCAL * mean, 2), round(KCAL * deviation, 2)]
             for name, z, count, mean, deviation in zip(*statistics[:5], strict=True)
             if count >= 100
         },
