@@ -29,12 +29,12 @@ def model_file(tmp_path):
 def test_what_cannot_be_explained_is_refused_at_once(model_file, tmp_path, monkeypatch, pygschnet_command):
     monkeypatch.chdir(tmp_path)
     ase.io.write("chloride.xyz", ase.build.molecule("CH3Cl"))
-    ase.io.write("many.extxyz", [ase.build.molecule("CH4")] * 13)
+    ase.io.write("many.extxyz", [ase.build.molecule("CH4")] * 9)
     (tmp_path / "broken.xyz").write_text("5\nhello\nC 0 0 0\n")
     for arguments, said in (
         (("nothing.xyz",), "there is no file nothing.xyz"),
         (("broken.xyz",), "structure 0 of broken.xyz: cannot be read"),
-        (("many.extxyz",), "13 molecules are too many for one page, which takes 12"),
+        (("many.extxyz",), "9 molecules are too many for one page, which takes 8"),
         (("chloride.xyz",), "not been trained on Cl"),
         (("C6H6", "--probes", "H,N"), "not been trained on N, only on H, C, O: no such probe"),
         (("C6H6", "--probes", "Xx"), "'Xx' is no element"),

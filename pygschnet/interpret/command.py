@@ -38,8 +38,8 @@ from pygschnet.interpret.space import grid_around, write_cube
 from pygschnet.interpret.statistics import environment_statistics
 from pygschnet.model import AtomisticModel
 
-MOST = 12
-"""Molecules in one report: browsers turn no more at once, and the file stays small enough to send."""
+MOST = 8
+"""Molecules in one report: browsers turn not many at once, and the file stays small enough to send."""
 
 
 def explain(

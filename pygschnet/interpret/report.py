@@ -211,7 +211,7 @@ def _scene(
     scene["pos"] = _packed((molecule.atoms.positions - molecule.atoms.positions.mean(0)) @ frame, "<f4")
     if (space := molecule.space) is not None:
         vertices = (space.surface.vertices - molecule.atoms.positions.mean(0)) @ frame
-        scene["surface"] = {"points": _packed(vertices, "<f4"), "faces": _packed(space.surface.faces, "<u2")}
+        scene["surface"] = {"points": _packed(vertices, "<f4"), "faces": _packed(space.surface.faces, "<u4")}
         for probe, values in zip(probes, space.on_surface, strict=True):
             low, high = ranges[probe]
             view = {"name": f"Ω of {probe}", "on": "surface", "unit": "kcal/mol", "digits": 1}
@@ -227,7 +227,7 @@ def _frame(positions: np.ndarray) -> np.ndarray:
 
 def _picture(pictures: Pictures, name: str, caption: str) -> str:
     buffer = io.BytesIO()
-    pictures[name].savefig(buffer, format="webp", dpi=110, pil_kwargs={"quality": 80, "method": 6})
+    pictures[name].savefig(buffer, format="webp", dpi=96, pil_kwargs={"quality": 75, "method": 6})
     source = base64.b64encode(buffer.getvalue()).decode()
     label = html.escape(name.replace("_", " "))
     image = f'<img alt="{label}" src="data:image/webp;base64,{source}">'
