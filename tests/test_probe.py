@@ -438,6 +438,13 @@ def test_no_other_plane_comes_closer(data):
     assert (np.array([len(flat.x), len(flat.y)]) >= (extents[:2] + 6.0) / 0.1).all()
 
 
+def test_signs_of_axes():
+    for seed in range(20):
+        axes = plane(np.random.default_rng(seed).normal(size=(6, 3)) * [3.0, 2.0, 1.0]).axes
+        largest = np.abs(axes).argmax(1)
+        assert axes[0, largest[0]] > 0 and axes[2, largest[2]] > 0
+
+
 @pytest.mark.parametrize("direction", [[1, 0, 0], [0, 0, 1], [0, -1, 0], [1, 2, -2]])
 def test_planes_of_lines_and_points(direction):
     direction = np.array(direction) / np.linalg.norm(direction)

@@ -109,7 +109,7 @@ def isosurface(positions: Float[np.ndarray, "atoms 3"], level: float = 3.8, spac
     # "descent" is what turns faces of a field that ascends outwards to the outside
     vertices, faces, _, _ = marching_cubes(field, 1 / level, gradient_direction="descent")
     vertices = grid.origin + vertices.astype(np.float64) @ grid.steps
-    for _ in range(4):
+    for _ in range(10):  # four do, but not where two parts of the surface all but touch
         vertices = vertices + _newton_step(vertices, positions, level, longest=spacing / 4)
     return Surface(vertices, faces.astype(np.int64))
 
