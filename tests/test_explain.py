@@ -9,6 +9,7 @@ from ase.build import bulk
 
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, SchNet
+from pygschnet.datasets import Files
 from pygschnet.heads import Dipole
 from pygschnet.interpret.command import explain, read_molecules
 from pygschnet.interpret.explanation import arrays, explain_molecule, ranges, trained_probes
@@ -34,7 +35,7 @@ def test_what_cannot_be_explained_is_refused_at_once(model_file, tmp_path, monke
     for arguments, said in (
         (("nothing.xyz",), "there is no file nothing.xyz"),
         (("broken.xyz",), "structure 0 of broken.xyz: cannot be read"),
-        (("many.extxyz",), "9 molecules are too many for one page, which takes 8"),
+        (("many.extxyz",), "more than 8 molecules are too many for one page"),
         (("chloride.xyz",), "not been trained on Cl"),
         (("C6H6", "--probes", "H,N"), "not been trained on N, only on H, C, O: no such probe"),
         (("C6H6", "--probes", "Xx"), "'Xx' is no element"),
@@ -57,6 +58,17 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(model_file, tmp_path, 
     with pytest.raises(OSError, match="No space left"):
         explain(model_file, ["H2O"], str(old), spacing=0.5)
     assert old.read_text() == "old" and not list(tmp_path.glob("*.part"))
+
+
+def test_a_model_without_patterns_says_so(tmp_path, capsys):
+    schnet = SchNet(16, 12, 2, gaussians=10, gaussian_stop=5.0, gamma=None, cutoff=5.0, cutoff_form="cosine")
+    pygschnet.save(known(AtomisticModel(schnet, Atomwise(16, activation="silu"))), tmp_path / "model.safetensors")
+    ase.io.write(tmp_path / "data.extxyz", [ethanol(seed) for seed in range(12)])
+    data = Files(str(tmp_path / "data.extxyz"), keys={"energy": None})
+    explain(str(tmp_path / "model.safetensors"), ["H2O"], str(tmp_path / "report.html"), data=data, spacing=0.5)
+    assert "NOTE the model: left out patterns" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "figure-environments" in page and "figure-signal_quality" not in page
 
 
 def test_molecules_have_names(tmp_path):

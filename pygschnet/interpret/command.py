@@ -1,6 +1,8 @@
 """`pygschnet explain`: a model file and molecules in, one page that explains out."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,6 @@ def explain(
     structures: int = 10_000,
     files: str | None = None,
     spacing: float = 0.25,
-    device: str = "cpu",
 ) -> None:
     """Write one page, report.html, that shows how a model sees molecules: atoms, space, elements and filters.
 
@@ -65,7 +66,6 @@ def explain(
         structures: how many of them are taken, at random.
         files: folder for pictures (png, svg), numbers (npz) and Ω on grids (cube); not written if null.
         spacing: of the grids for surfaces and cubes, in Å.
-        device: where to compute, such as cuda.
 
     Raises:
         InputError: for files that cannot be read or molecules that the model cannot take.
@@ -78,20 +78,21 @@ def explain(
         raise InputError(f"there is no folder {Path(out).parent} for {Path(out).name}")
     named = read_molecules(molecules)
     paths = saving.model_files(model)
-    networks = [saving.load(path).to(device) for path in paths]
+    networks = [saving.load(path) for path in paths]
     network, others = networks[0], networks[1:]
     symbols = trained_probes(network, probes.split(",") if probes else None)
-    notes = notes_on(networks)
-    found = explain_model(network)
-    patterns = None
-    pictures = _pictures_of_model(found)
+    found, notes = explain_model(network), notes_on(networks)
+    pictures, patterns, left_out = _pictures_of_model(found), None, []
     if data is not None:
         some = list(tqdm(batches(network, data, structures), "reading", disable=None))
         half = len(some) // 2
-        patterns = estimate_patterns(network, some[:half])
-        pictures["signal_quality"] = model_plots.draw_quality(signal_quality(network, patterns, some[half:]))
         pictures["environments"] = model_plots.draw_environments(environment_statistics(network, some))
         notes["environments"] = captions.ENVIRONMENTS.format(count=sum(batch.num_graphs for batch in some))
+        try:
+            patterns = estimate_patterns(network, some[:half])
+            pictures["signal_quality"] = model_plots.draw_quality(signal_quality(network, patterns, some[half:]))
+        except InputError as error:
+            left_out.append(f"patterns: {error}")
     explained = [
         explain_molecule(network, atoms, name, symbols, others, patterns, spacing)
         for name, atoms in tqdm(named.items(), "explaining", disable=None)
@@ -104,9 +105,12 @@ def explain(
     with replacing(out) as part:
         part.write_text(page, encoding="utf-8")
     print(f"{out}, {len(page.encode()) / 1e6:.1f} MB, opens in any browser and needs no network")
-    for each in explained:
-        for reason in each.left_out:
-            print(f"NOTE {each.name}: left out {reason}")
+    for name, reasons in (
+        ("the model", left_out + found.left_out),
+        *((each.name, each.left_out) for each in explained),
+    ):
+        for reason in reasons:
+            print(f"NOTE {name}: left out {reason}")
     if files is not None:
         write_files(Path(files), network, explained, symbols, pictures, spacing)
         print(f"pictures, numbers and cubes are in {files}")
@@ -126,14 +130,14 @@ def read_molecules(molecules: Sequence[str]) -> dict[str, Atoms]:
         if not Path(text).is_file() and text in g2.names:
             frames: list[Atoms | InputError] = [ase.build.molecule(text)]
         else:
-            frames = list(read_frames(text))
+            frames = list(islice(read_frames(text), MOST + 1))
         for number, atoms in enumerate(frames):
             if isinstance(atoms, InputError):
                 raise InputError(f"structure {number} of {text}: {atoms}")
             name = str(atoms.info.get("name", Path(text).stem if len(frames) == 1 else f"{Path(text).stem}-{number}"))
             named[name if name not in named else f"{name}-{len(named)}"] = atoms
     if len(named) > MOST:
-        raise InputError(f"{len(named)} molecules are too many for one page, which takes {MOST}: choose some")
+        raise InputError(f"more than {MOST} molecules are too many for one page: choose some")
     return named
 
 
@@ -189,8 +193,9 @@ def notes_on(models: Sequence[AtomisticModel]) -> dict[str, str]:
     notes = {"spread": "", "correlation": ""}
     if len(models) > 1:
         notes["spread"] = f"; the thin lines are standard deviations over {len(models)} models"
-        values = ", ".join(f"{value:.2f}" for value in rank_correlations(models).with_z)
-        notes["correlation"] = f"; rank correlation of PC1 with Z in {len(models)} models: {values}"
+        with contextlib.suppress(InputError):  # without embeddings there is nothing to compare
+            values = ", ".join(f"{value:.2f}" for value in rank_correlations(models).with_z)
+            notes["correlation"] = f"; rank correlation of PC1 with Z in {len(models)} models: {values}"
     return notes
 
 
