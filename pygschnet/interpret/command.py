@@ -60,7 +60,7 @@ def explain(
         model: model file; of several, separated by commas or as a pattern in quotes, the first is explained, and the
             others, trained with other seeds, tell how far it can be trusted.
         molecules: files that ASE reads, or names of molecules that ASE knows, such as C6H6.
-        out: the page, one file that needs no network.
+        out: the page, one file that needs no network; -o for short.
         probes: elements for the local chemical potential, such as H,C; of H, C, N and O those the model knows if null.
         data: molecules like those of the training, for patterns and statistics, which are left out if null.
         structures: how many of them are taken, at random.
