@@ -1,5 +1,7 @@
 """`pygschnet explain`: what it refuses, what it leaves out and says so, and that its numbers are those of the model."""
 
+import sys
+
 import ase.build
 import ase.io
 import numpy as np
@@ -45,6 +47,12 @@ def test_what_cannot_be_explained_is_refused_at_once(model_file, tmp_path, monke
     ):
         assert said in pygschnet_command("explain", model_file, *arguments, code=1)
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".html", ".part")]
+
+
+def test_without_plotly_it_says_what_to_install(model_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(pygschnet.InputError, match="pip install plotly"):
+        explain(model_file, ["H2O"], str(tmp_path / "report.html"))
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(model_file, tmp_path, monkeypatch):

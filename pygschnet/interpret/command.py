@@ -76,6 +76,7 @@ def explain(
         raise InputError(f"{out} is a folder: name the page, such as {out}/report.html")
     if not Path(out).parent.is_dir():
         raise InputError(f"there is no folder {Path(out).parent} for {Path(out).name}")
+    report.plotly()  # who has to install it first should not have to wait
     named = read_molecules(molecules)
     paths = saving.model_files(model)
     networks = [saving.load(path) for path in paths]

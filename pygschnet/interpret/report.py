@@ -48,10 +48,6 @@ def write_report(
         pictures: all pictures, by name.
         notes: what captions say besides: "spread", "correlation" and, with statistics, "environments".
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise InputError("the report needs plotly: pip install 'pygschnet[explain]'") from None
     links = " ".join(f'<a href="#molecule-{n}">{html.escape(each.name)}</a>' for n, each in enumerate(molecules))
     body = [f"<h1>{html.escape(title)}</h1>", f'<nav>{links} <a href="#model">the model</a></nav>']
     body += ["<h3>The model and its units</h3>", _table(["", ""], [[name, value] for name, value in facts], words=2)]
@@ -65,11 +61,24 @@ def write_report(
     return page.substitute(
         title=html.escape(title),
         body="\n".join(body),
-        plotly=get_plotlyjs(),
+        plotly=plotly(),
         molecules=_json([_scene(molecule, molecules, probes, ranges) for molecule in molecules]),
         colours=_json(colours),
         scale=_json(scale),
     )
+
+
+def plotly() -> str:
+    """The script that draws molecules in the browser.
+
+    Raises:
+        InputError: if plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise InputError("the report needs plotly: pip install plotly") from None
+    return get_plotlyjs()
 
 
 def key_of(number: int, molecule: MoleculeExplanation) -> str:

@@ -100,7 +100,7 @@ def isosurface(positions: Float[np.ndarray, "atoms 3"], level: float = 3.8, spac
     try:
         from skimage.measure import marching_cubes
     except ImportError:
-        raise InputError("surfaces need scikit-image: pip install 'pygschnet[explain]'") from None
+        raise InputError("surfaces need scikit-image: pip install scikit-image") from None
     if not level > 0:
         raise InputError(f"the level must be above 0 Å⁻², got {level}")
     _check(positions, spacing, 0.0)
