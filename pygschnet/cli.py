@@ -45,7 +45,7 @@ Everything a run produces stands in its folder, --run_dir; fit ends with the err
   pygschnet predict -c runs/ethanol/config.yaml --data.path other.npz
   pygschnet data info data/ethanol.npz                            look at data; also convert, download
 
-  pygschnet predict runs/ethanol/model.safetensors frames.xyz     also relax, md, evaluate, explain, convert, export, doctor
+  pygschnet predict runs/ethanol/model.safetensors frames.xyz     also relax, md, evaluate, explain, convert, doctor …
 """
 
 SUBCOMMANDS = {
