@@ -306,8 +306,8 @@ def test_weights_that_the_one_call_does_not_take():
 
 
 class Doubled(Atomwise):
-    def forward(self, x, z, batch, molecules):
-        energy, atomic = super().forward(x, z, batch, molecules)
+    def forward(self, x, data):
+        energy, atomic = super().forward(x, data)
         return 2 * energy, 2 * atomic
 
 
