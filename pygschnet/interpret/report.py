@@ -19,8 +19,10 @@ from matplotlib.figure import Figure
 
 from pygschnet.errors import InputError
 from pygschnet.interpret import captions, plots
+from pygschnet.interpret.contributions import group_sums
 from pygschnet.interpret.explanation import EXTENT, LEVEL, ModelExplanation, MoleculeExplanation
 from pygschnet.interpret.plots import KCAL
+from pygschnet.interpret.space import plane
 
 Ranges = Mapping[str, tuple[float, float]]
 Pictures = dict[str, Figure]
@@ -178,9 +180,8 @@ def _atoms(molecule: MoleculeExplanation) -> str:
 
 def _groups(molecule: MoleculeExplanation) -> str:
     rows = []
-    for name, members in molecule.groups.items():
-        for atoms in members:
-            total = KCAL * molecule.contributions.network[list(atoms)].sum()
+    for name, sums in group_sums(KCAL * molecule.contributions.network, molecule.groups).items():
+        for atoms, total in zip(molecule.groups[name], sums, strict=True):
             rows.append([name, " ".join(f"{molecule.atoms.symbols[a]}{a}" for a in atoms), f"{total:.2f}"])
     return _table(["group", "atoms", "network, kcal/mol"], rows, words=2)
 
@@ -216,22 +217,16 @@ def _scene(
         "sizes": [round(9 + 14 * covalent_radii[z]) for z in numbers],
         "bonds": molecule.bonds.tolist(),
     }
-    frame = _frame(molecule.atoms.positions)
-    scene["pos"] = _packed((molecule.atoms.positions - molecule.atoms.positions.mean(0)) @ frame, "<f4")
+    flat = plane(molecule.atoms.positions)
+    scene["pos"] = _packed(flat.coordinates(molecule.atoms.positions), "<f4")
     if (space := molecule.space) is not None:
-        vertices = (space.surface.vertices - molecule.atoms.positions.mean(0)) @ frame
-        scene["surface"] = {"points": _packed(vertices, "<f4"), "faces": _packed(space.surface.faces, "<u4")}
+        vertices = _packed(flat.coordinates(space.surface.vertices), "<f4")
+        scene["surface"] = {"points": vertices, "faces": _packed(space.surface.faces, "<u4")}
         for probe, values in zip(probes, space.on_surface, strict=True):
             low, high = ranges[probe]
             view = {"name": f"Ω of {probe}", "on": "surface", "unit": "kcal/mol", "digits": 1}
             views.append({**view, "values": _packed(KCAL * values, "<f4"), "low": KCAL * low, "high": KCAL * high})
     return {**scene, "views": views}
-
-
-def _frame(positions: np.ndarray) -> np.ndarray:
-    """Axes in which a molecule lies flat: a rotation, no reflection."""
-    axes = np.linalg.svd(positions - positions.mean(0))[2].T
-    return axes * [1, 1, np.sign(np.linalg.det(axes))]
 
 
 def _picture(pictures: Pictures, name: str, caption: str) -> str:
