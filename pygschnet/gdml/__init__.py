@@ -1,0 +1,5 @@
+"""GDML and sGDML: kernel force fields of single molecules."""
+
+from pygschnet.gdml.force_field import GDML
+
+__all__ = ["GDML"]

@@ -1,0 +1,200 @@
+"""GDML and sGDML: force fields from kernel ridge regression on forces."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch_geometric.data import Data
+from tqdm import tqdm
+
+from pygschnet.errors import InputError
+from pygschnet.gdml.descriptor import atom_pairs, descriptors, jacobians, permuted_pairs
+from pygschnet.gdml.frames import Frames, collect, energy_constant
+from pygschnet.gdml.kernel import Expansion, assemble
+from pygschnet.gdml.permutations import recover
+from pygschnet.gdml.solve import check_memory, empty_matrix, solve
+from pygschnet.representations import Representation
+
+SIGMAS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
+"""Those that the code of sGDML tries."""
+
+VALIDATION = 200
+"""Frames that suffice to choose σ."""
+
+
+class GDML(Representation):
+    """GDML: Ê(x) = c − (5/(3σ²)) Σ_j (1 + u_j) e^(−u_j) (D(x) − D_j)·v_j, where u_j = √5 ‖D(x) − D_j‖/σ and v_j = J_j α_j.
+
+    A force field of one molecule: its training data hold the same atoms in the same order throughout, and so must
+    whatever it is used for. D are the inverse distances of all pairs of atoms, J their derivatives, and α solves
+    (K + λI) α = forces for the covariance K of the forces of all training frames; there are no weights to be learnt by
+    descent. Each atom has half of the terms of its pairs, and its share of c. Everything is in float64.
+
+    Args:
+        symmetric: sGDML: find the permutations of equivalent atoms in the training frames, and sum over them.
+        sigmas: length scales σ in 1/Å, tried from the smallest on until the error of the validation forces rises.
+        regularisation: λ, in units of the variance of the training forces.
+        max_gigabytes: memory that training may take, in GB; what the machine has free if null.
+
+    Source: Chmiela et al., Sci. Adv. 3, e1603015 (2017); sGDML: Chmiela et al., Nat. Commun. 9, 3887 (2018).
+    """
+
+    z: Int[Tensor, "atoms"]
+    points: Float[Tensor, "points pairs"]
+    directions: Float[Tensor, "points pairs"]
+    sigma: Float[Tensor, ""]
+    constant: Float[Tensor, ""]
+
+    def __init__(
+        self,
+        symmetric: bool = False,
+        sigmas: Sequence[float] = SIGMAS,
+        regularisation: float = 1e-10,
+        max_gigabytes: float | None = None,
+    ):
+        super().__init__()
+        if not sigmas or min(sigmas) <= 0:
+            raise InputError(f"sigmas must be one or more numbers above 0, in 1/Å, got {list(sigmas)}")
+        if regularisation < 0:
+            raise InputError(f"regularisation must not be negative, got {regularisation}")
+        self.features, self.cutoff = 1, None
+        self.symmetric, self.sigmas = symmetric, sigmas
+        self.regularisation, self.max_gigabytes = regularisation, max_gigabytes
+        self.register_buffer("z", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("points", torch.zeros(0, 0, dtype=torch.float64))  # D_j, of all permutations
+        self.register_buffer("directions", torch.zeros(0, 0, dtype=torch.float64))  # v_j in eV Å
+        self.register_buffer("sigma", torch.ones((), dtype=torch.float64))
+        self.register_buffer("constant", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it has been trained."""
+        return len(self.points) > 0
+
+    def forward(self, data: Data) -> Float[Tensor, "atoms features"]:
+        """The energy of each atom in eV, float64; of frames of the molecule it was trained on.
+
+        Raises:
+            InputError: for other molecules, other orders of the atoms, or crystals; or before training.
+        """
+        if not self.fitted:
+            raise InputError("this GDML has not been trained: call fit, or load a trained model")
+        if "cell" in data and data.pbc.any():
+            raise InputError("GDML is a force field of one molecule: crystals have no matrix of all distances")
+        atoms = len(self.z)
+        if len(data.z) % atoms or not (data.z.view(-1, atoms) == self.z).all():
+            raise InputError(
+                f"this GDML is a force field of {_formula(self.z)} with its atoms in this order, given was "
+                f"{_formula(data.z[:atoms])}…: put the atoms into this order, or train on the other molecule"
+            )
+        return self.atomic_energies(data.pos.double().view(-1, atoms, 3)).view(-1, 1)
+
+    def atomic_energies(self, pos: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames atoms"]:
+        """The energies of the atoms, in eV.
+
+        Args:
+            pos: positions in Å, float64.
+        """
+        scale, centre = 5**0.5 / self.sigma, self.points.mean(0)
+        x = scale * (descriptors(pos) - centre)
+        of_pairs = -(5**0.5 / (3 * self.sigma)) * Expansion.apply(x, scale * (self.points - centre), self.directions)
+        energies = pos.new_zeros(pos.shape[:2]) + self.constant / pos.shape[1]
+        for ends in atom_pairs(pos.shape[1]).to(pos.device):
+            energies = energies.index_add(1, ends, of_pairs / 2)
+        return energies
+
+    def forces(self, pos: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames atoms 3"]:
+        """The forces, in eV/Å.
+
+        Args:
+            pos: positions in Å, float64.
+        """
+        with torch.enable_grad():
+            pos = pos.detach().requires_grad_()
+            return -torch.autograd.grad(self.atomic_energies(pos).sum(), pos)[0]
+
+    def fit(self, training: Iterable[Data], validation: Iterable[Data]) -> None:
+        """Train on the forces, and choose σ by those of the validation data.
+
+        Args:
+            training: batches with forces in eV/Å and, for the constant of the energy, energies in eV.
+            validation: the same; needed where there is a choice of σ.
+
+        Raises:
+            InputError: for data that are not frames of one molecule with forces, or take more memory than there is.
+        """
+        frames = collect(training, "training")
+        held_out = collect(validation, "validation", VALIDATION) if len(self.sigmas) > 1 else None
+        if held_out is not None and not torch.equal(held_out.z, frames.z):
+            raise InputError("the validation data are of another molecule than the training data, or another order")
+        permutations = torch.arange(len(frames.z)).unsqueeze(0)
+        if self.symmetric:
+            permutations = torch.from_numpy(recover(frames.z.numpy(), frames.pos.numpy()))
+        check_memory(len(frames.pos), len(frames.z), len(permutations), self.max_gigabytes)
+        self.z = frames.z.to(self.z.device)
+        self.constant.zero_()
+        if held_out is None:
+            self._train(frames, permutations, self.sigmas[0], empty_matrix(frames.pos.numel()))
+        else:
+            self._search(frames, held_out, permutations)
+        if frames.energy is not None:
+            integrated = self.atomic_energies(frames.pos.to(self.z.device)).sum(1)
+            self.constant.fill_(energy_constant(integrated.cpu(), frames.energy))
+
+    def _search(self, frames: Frames, held_out: Frames, permutations: Tensor) -> None:
+        """Train with one σ after the other, until the error of the validation forces rises."""
+        matrix = empty_matrix(frames.pos.numel())  # the same for all of them
+        best, kept, sigmas = math.inf, (self.sigma, self.points, self.directions), sorted(self.sigmas)
+        for sigma in (progress := tqdm(sigmas, "σ", leave=False)):
+            start = time.perf_counter()
+            self._train(frames, permutations, sigma, matrix)
+            difference = self.forces(held_out.pos.to(self.z.device)).cpu() - held_out.forces
+            error = float(difference.square().mean().sqrt())
+            seconds = time.perf_counter() - start
+            progress.write(f"σ = {sigma:g} 1/Å: RMSE of the validation forces {error:.5f} eV/Å, {seconds:.0f} s")
+            if not error < best:
+                break
+            best, kept = error, (self.sigma, self.points, self.directions)
+        self.sigma, self.points, self.directions = kept
+        if float(self.sigma) in (sigmas[0], sigmas[-1]):
+            warnings.warn(
+                f"of the σ from {sigmas[0]:g} to {sigmas[-1]:g} 1/Å that at the end, {float(self.sigma):g}, is the "
+                "best: further ones may be better, give more sigmas",
+                stacklevel=3,
+            )
+
+    def _train(self, frames: Frames, permutations: Tensor, sigma: float, matrix: Tensor) -> None:
+        """Assemble K and solve for α, with one σ."""
+        points, slopes, order = descriptors(frames.pos), jacobians(frames.pos), permuted_pairs(permutations)
+        assemble(matrix, points, slopes, permutations, sigma)
+        scale = float(frames.forces.std(correction=0)) or 1.0
+        alpha = solve(matrix, frames.forces.flatten() / scale, self.regularisation).view(len(points), -1, 1)
+        directions = scale * (slopes @ alpha).squeeze(-1)
+        device = self.z.device
+        self.points, self.directions = (part[:, order].flatten(0, 1).to(device) for part in (points, directions))
+        self.sigma = torch.tensor(sigma, dtype=torch.float64, device=device)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        """Take the shapes of what is loaded."""
+        for name in ("z", "points", "directions"):
+            if (values := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_zeros(values.shape))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GDML":
+        """Move with the module, but stay in float64 when it is cast: differences of large terms are what counts."""
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            setattr(self, name, before.to(getattr(self, name).device))
+        return self
+
+
+def _formula(z: Tensor) -> str:
+    return " ".join(chemical_symbols[number] for number in z.tolist())
