@@ -18,7 +18,7 @@ from pygschnet.gdml.descriptor import atom_pairs, descriptors, jacobians, permut
 from pygschnet.gdml.frames import Frames, collect, energy_constant
 from pygschnet.gdml.kernel import Expansion, assemble
 from pygschnet.gdml.permutations import recover
-from pygschnet.gdml.solve import check_memory, empty_matrix, solve
+from pygschnet.gdml.solve import check_memory, solve
 from pygschnet.representations import Representation
 
 SIGMAS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
@@ -140,7 +140,7 @@ class GDML(Representation):
         self.z = frames.z.to(self.z.device)
         self.constant.zero_()
         if held_out is None:
-            self._train(frames, permutations, self.sigmas[0], empty_matrix(frames.pos.numel()))
+            self._train(frames, permutations, self.sigmas[0], _room(frames))
         else:
             self._search(frames, held_out, permutations)
         if frames.energy is not None:
@@ -149,7 +149,7 @@ class GDML(Representation):
 
     def _search(self, frames: Frames, held_out: Frames, permutations: Tensor) -> None:
         """Train with one σ after the other, until the error of the validation forces rises."""
-        matrix = empty_matrix(frames.pos.numel())  # the same for all of them
+        matrix = _room(frames)  # the same for all of them
         best, kept, sigmas = math.inf, (self.sigma, self.points, self.directions), sorted(self.sigmas)
         for sigma in (progress := tqdm(sigmas, "σ", leave=False)):
             start = time.perf_counter()
@@ -194,6 +194,11 @@ class GDML(Representation):
         for name, before in exact.items():
             setattr(self, name, before.to(getattr(self, name).device))
         return self
+
+
+def _room(frames: Frames) -> Tensor:
+    """For the kernel matrix."""
+    return frames.pos.new_empty(frames.pos.numel(), frames.pos.numel())
 
 
 def _formula(z: Tensor) -> str:

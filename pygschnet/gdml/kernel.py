@@ -94,16 +94,23 @@ def _distances(x: Tensor, points: Tensor) -> Tensor:
     return squares.clamp_min(SMALLEST).sqrt()
 
 
+def _less_one(u: Tensor) -> Tensor:
+    """(1 + u) e^(−u) − 1, without losing digits where it is small.
+
+    Sums of it are taken apart from sums of 1: the directions v_j are many, large, and nearly cancel.
+    """
+    return (1 + u) * torch.expm1(-u) + u
+
+
 def _expansion(x: Tensor, points: Tensor, directions: Tensor) -> Tensor:
-    u = _distances(x, points)
-    weights = (1 + u) * torch.exp(-u)
-    return x * (weights @ directions) - weights @ (points * directions)
+    less_one, products = _less_one(_distances(x, points)), points * directions
+    return x * (directions.sum(0) + less_one @ directions) - (products.sum(0) + less_one @ products)
 
 
 def _derivative(x: Tensor, cotangent: Tensor, points: Tensor, directions: Tensor) -> Tensor:
     """g ∘ Σ_j (1 + u_j) e^(−u_j) v_j − Σ_j e^(−u_j) (x − x_j) ((x − x_j) ∘ g)·v_j, where g is the cotangent."""
     u = _distances(x, points)
-    decay = torch.exp(-u)
     along = (cotangent * x) @ directions.mT - cotangent @ (points * directions).mT
-    weights = decay * along
-    return cotangent * (((1 + u) * decay) @ directions) - x * weights.sum(-1, keepdim=True) + weights @ points
+    weights = torch.exp(-u) * along
+    of_directions = directions.sum(0) + _less_one(u) @ directions
+    return cotangent * of_directions - x * weights.sum(-1, keepdim=True) + weights @ points

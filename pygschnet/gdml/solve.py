@@ -4,15 +4,16 @@ import os
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import lapack
 from torch import Tensor
 
 from pygschnet.errors import InputError
 
 GIGABYTE = 1e9
+
+BLOCK = 512
+"""Rows and columns that are decomposed at a time."""
 
 
 def free_gigabytes() -> float:
@@ -26,7 +27,7 @@ def free_gigabytes() -> float:
 
 
 def needed_gigabytes(frames: int, atoms: int, permutations: int) -> float:
-    """Memory that training takes, in GB: (3nN)² doubles, and the blocks of one frame with all others.
+    """Memory that training takes, in GB: (3nN)² doubles, and a few times the blocks of one frame with all others.
 
     Args:
         frames: N.
@@ -35,7 +36,7 @@ def needed_gigabytes(frames: int, atoms: int, permutations: int) -> float:
     """
     pairs, width = atoms * (atoms - 1) // 2, 3 * atoms
     blocks = frames * (3 * pairs * width + 2 * width**2 + 4 * permutations * (pairs + width))
-    return 8 * ((frames * width) ** 2 + blocks) / GIGABYTE
+    return 8 * ((frames * width) ** 2 + max(blocks, 4 * BLOCK * frames * width)) / GIGABYTE
 
 
 def check_memory(frames: int, atoms: int, permutations: int, limit: float | None) -> None:
@@ -63,16 +64,11 @@ def check_memory(frames: int, atoms: int, permutations: int, limit: float | None
         )
 
 
-def empty_matrix(size: int) -> Float[Tensor, "size size"]:
-    """Room for a matrix that LAPACK can solve in place."""
-    return torch.from_numpy(np.empty((size, size)))
-
-
 def solve(matrix: Float[Tensor, "size size"], y: Float[Tensor, "size"], regularisation: float) -> Float[Tensor, "size"]:
-    """α of (K + λI) α = y, by Cholesky's decomposition of the one triangle of K, in place.
+    """α of (K + λI) α = y, by Cholesky's decomposition in place.
 
-    Where rounding has made K + λI indefinite, the other triangle is decomposed as L D Lᵀ (Bunch and Kaufman), with
-    a warning.
+    Where rounding has made K + λI indefinite, it is tried again with a larger λ, with a warning: the one triangle of K
+    that the decomposition does not touch restores the other.
 
     Args:
         matrix: K, symmetric; destroyed.
@@ -80,25 +76,49 @@ def solve(matrix: Float[Tensor, "size size"], y: Float[Tensor, "size"], regulari
         regularisation: λ.
 
     Raises:
-        InputError: if the matrix is singular, or holds numbers that are not finite.
+        InputError: if that does not help either.
     """
-    array = matrix.numpy().T  # in Fortran's order: nothing is copied
-    matrix.diagonal().add_(regularisation)
-    diagonal = matrix.diagonal().clone()
-    _, info = lapack.dpotrf(array, lower=1, clean=0, overwrite_a=1)
-    if info == 0:
-        return torch.from_numpy(lapack.dpotrs(array, y.numpy(), lower=1)[0])
-    warnings.warn(
-        f"K + {regularisation}·I is not positive definite to rounding: solved by LDLᵀ in place of Cholesky's "
-        "decomposition. A larger regularisation, or fewer frames that are nearly equal, would avoid this",
-        stacklevel=2,
+    blocks = [slice(first, first + BLOCK) for first in range(0, len(matrix), BLOCK)]
+    kept = [matrix[block, block].clone() for block in blocks]
+    least = 1e-16 * float(matrix.trace())  # about what rounding makes of an eigenvalue that is 0
+    for attempt in (regularisation, *(max(regularisation, least) * 10.0**k for k in range(1, 5))):
+        for block, values in zip(blocks, kept, strict=True):
+            matrix[block, block] = values
+            matrix[block.stop :, block] = matrix[block, block.stop :].mT
+        matrix.diagonal().add_(attempt)
+        if cholesky(matrix):
+            if attempt != regularisation:
+                warnings.warn(
+                    f"with a regularisation of {regularisation:g} the kernel matrix is not positive definite to "
+                    f"rounding: {attempt:.1g} was taken instead",
+                    stacklevel=2,
+                )
+            half = torch.linalg.solve_triangular(matrix, y.unsqueeze(1), upper=False)
+            return torch.linalg.solve_triangular(matrix.mT, half, upper=True).squeeze(1)
+    raise InputError(
+        f"the kernel matrix cannot be decomposed even with a regularisation of {attempt:.1g}: look for frames that are "
+        "equal or far off, or set a larger regularisation"
     )
-    matrix.diagonal().copy_(diagonal)
-    workspace = max(1, int(lapack.dsytrf_lwork(len(y), lower=0)[0]))
-    factors, pivots, info = lapack.dsytrf(array, lower=0, lwork=workspace, overwrite_a=1)
-    if info != 0:
-        raise InputError(
-            f"K + {regularisation}·I cannot be solved (LAPACK's dsytrf says {info}): "
-            "set regularisation above 0, and look for frames that are equal or not finite"
-        )
-    return torch.from_numpy(lapack.dsytrs(factors, pivots, y.numpy(), lower=0)[0])
+
+
+def cholesky(matrix: Float[Tensor, "size size"]) -> bool:
+    """Whether it is positive definite; if so L of L Lᵀ takes the place of its lower triangle.
+
+    Block by block, with products of matrices for all but the blocks on the diagonal: LAPACK as SciPy brings it broke
+    down at 25,650 rows, and torch's copies the matrix.
+
+    Args:
+        matrix: symmetric; of its upper triangle only the blocks on the diagonal are changed.
+    """
+    for first in range(0, len(matrix), BLOCK):
+        block, last = slice(first, first + BLOCK), first + BLOCK
+        factor, info = torch.linalg.cholesky_ex(matrix[block, block])
+        if info:
+            return False
+        matrix[block, block] = factor
+        panel = torch.linalg.solve_triangular(factor, matrix[last:, block].mT, upper=False).mT
+        matrix[last:, block] = panel
+        for start in range(last, len(matrix), BLOCK):
+            rows = panel[start - last :]
+            matrix[start:, start : start + BLOCK].addmm_(rows, rows[:BLOCK].mT, alpha=-1)
+    return True
