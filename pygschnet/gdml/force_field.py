@@ -1,8 +1,5 @@
 """GDML and sGDML: force fields from kernel ridge regression on forces."""
 
-import math
-import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,14 +8,14 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Data
-from tqdm import tqdm
 
 from pygschnet.errors import InputError
-from pygschnet.gdml.descriptor import atom_pairs, descriptors, jacobians, permuted_pairs
-from pygschnet.gdml.frames import Frames, collect, energy_constant
-from pygschnet.gdml.kernel import Expansion, assemble
+from pygschnet.gdml.descriptor import atom_pairs, descriptors, permuted_pairs
+from pygschnet.gdml.frames import collect, energy_constant
+from pygschnet.gdml.kernel import Expansion
 from pygschnet.gdml.permutations import recover
-from pygschnet.gdml.solve import check_memory, solve
+from pygschnet.gdml.solve import check_memory
+from pygschnet.gdml.training import train
 from pygschnet.representations import Representation
 
 SIGMAS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
@@ -29,16 +26,18 @@ VALIDATION = 200
 
 
 class GDML(Representation):
-    """GDML: Ê(x) = c − (5/(3σ²)) Σ_j (1 + u_j) e^(−u_j) (D(x) − D_j)·v_j, where u_j = √5 ‖D(x) − D_j‖/σ and v_j = J_j α_j.
+    """GDML: Ê(x) = c − (5/(3σ²)) Σ_j (1 + u_j) e^(−u_j) (D(x) − D_j)·v_j, where u_j = √5 ‖D(x) − D_j‖/σ, v_j = J_j α_j.
 
     A force field of one molecule: its training data hold the same atoms in the same order throughout, and so must
     whatever it is used for. D are the inverse distances of all pairs of atoms, J their derivatives, and α solves
     (K + λI) α = forces for the covariance K of the forces of all training frames; there are no weights to be learnt by
-    descent. Each atom has half of the terms of its pairs, and its share of c. Everything is in float64.
+    descent. Each atom has half of the terms of its pairs, and its share of c: the head `Sum` adds them up. Everything
+    is in float64.
 
     Args:
         symmetric: sGDML: find the permutations of equivalent atoms in the training frames, and sum over them.
-        sigmas: length scales σ in 1/Å, tried from the smallest on until the error of the validation forces rises.
+        sigmas: length scales σ in 1/Å, tried from the smallest on until the error of the validation forces rises; one
+            alone is taken as it is.
         regularisation: λ, in units of the variance of the training forces.
         max_gigabytes: memory that training may take, in GB; what the machine has free if null.
 
@@ -50,6 +49,10 @@ class GDML(Representation):
     directions: Float[Tensor, "points pairs"]
     sigma: Float[Tensor, ""]
     constant: Float[Tensor, ""]
+    centre: Tensor
+    scaled: Tensor
+    products: Tensor
+    totals: Tensor
 
     def __init__(
         self,
@@ -66,11 +69,14 @@ class GDML(Representation):
         self.features, self.cutoff = 1, None
         self.symmetric, self.sigmas = symmetric, sigmas
         self.regularisation, self.max_gigabytes = regularisation, max_gigabytes
+        empty = torch.zeros(0, 0, dtype=torch.float64)
         self.register_buffer("z", torch.zeros(0, dtype=torch.long))
-        self.register_buffer("points", torch.zeros(0, 0, dtype=torch.float64))  # D_j, of all permutations
-        self.register_buffer("directions", torch.zeros(0, 0, dtype=torch.float64))  # v_j in eV Å
+        self.register_buffer("points", empty.clone())  # D_j in 1/Å, in all permutations
+        self.register_buffer("directions", empty.clone())  # v_j in eV Å, likewise
         self.register_buffer("sigma", torch.ones((), dtype=torch.float64))
         self.register_buffer("constant", torch.zeros((), dtype=torch.float64))
+        for name in ("centre", "scaled", "products", "totals"):  # what follows from these
+            self.register_buffer(name, empty.clone(), persistent=False)
 
     @property
     def fitted(self) -> bool:
@@ -86,12 +92,13 @@ class GDML(Representation):
         if not self.fitted:
             raise InputError("this GDML has not been trained: call fit, or load a trained model")
         if "cell" in data and data.pbc.any():
-            raise InputError("GDML is a force field of one molecule: crystals have no matrix of all distances")
+            raise InputError("GDML is a force field of one molecule: a crystal has no matrix of all distances")
         atoms = len(self.z)
         if len(data.z) % atoms or not (data.z.view(-1, atoms) == self.z).all():
+            names = ["".join(chemical_symbols[number] for number in z.tolist()) for z in (self.z, data.z[: atoms + 1])]
             raise InputError(
-                f"this GDML is a force field of {_formula(self.z)} with its atoms in this order, given was "
-                f"{_formula(data.z[:atoms])}…: put the atoms into this order, or train on the other molecule"
+                f"this GDML is a force field of {names[0]} with its atoms in this order, not of {names[1]}…: bring "
+                "the atoms into this order, or train on the other molecule"
             )
         return self.atomic_energies(data.pos.double().view(-1, atoms, 3)).view(-1, 1)
 
@@ -101,9 +108,9 @@ class GDML(Representation):
         Args:
             pos: positions in Å, float64.
         """
-        scale, centre = 5**0.5 / self.sigma, self.points.mean(0)
-        x = scale * (descriptors(pos) - centre)
-        of_pairs = -(5**0.5 / (3 * self.sigma)) * Expansion.apply(x, scale * (self.points - centre), self.directions)
+        x = 5**0.5 / self.sigma * descriptors(pos) - self.centre
+        sums = Expansion.apply(x, self.scaled, self.directions, self.products, self.totals)
+        of_pairs = -(5**0.5 / (3 * self.sigma)) * sums
         energies = pos.new_zeros(pos.shape[:2]) + self.constant / pos.shape[1]
         for ends in atom_pairs(pos.shape[1]).to(pos.device):
             energies = energies.index_add(1, ends, of_pairs / 2)
@@ -134,51 +141,56 @@ class GDML(Representation):
         if held_out is not None and not torch.equal(held_out.z, frames.z):
             raise InputError("the validation data are of another molecule than the training data, or another order")
         permutations = torch.arange(len(frames.z)).unsqueeze(0)
+        check_memory(len(frames.pos), len(frames.z), 1, self.max_gigabytes)
         if self.symmetric:
             permutations = torch.from_numpy(recover(frames.z.numpy(), frames.pos.numpy()))
-        check_memory(len(frames.pos), len(frames.z), len(permutations), self.max_gigabytes)
-        self.z = frames.z.to(self.z.device)
-        self.constant.zero_()
-        if held_out is None:
-            self._train(frames, permutations, self.sigmas[0], _room(frames))
-        else:
-            self._search(frames, held_out, permutations)
+            check_memory(len(frames.pos), len(frames.z), len(permutations), self.max_gigabytes)
+        points = descriptors(frames.pos)
+
+        def validate(directions: Tensor, sigma: float) -> float:
+            self.take(frames.z, permutations, points, directions, sigma)
+            forces = self.forces(held_out.pos.to(self.z.device)).cpu()
+            return float((forces - held_out.forces).square().mean().sqrt())
+
+        best = train(frames, permutations, self.sigmas, self.regularisation, validate if held_out is not None else None)
+        self.take(frames.z, permutations, points, *best)
         if frames.energy is not None:
-            integrated = self.atomic_energies(frames.pos.to(self.z.device)).sum(1)
-            self.constant.fill_(energy_constant(integrated.cpu(), frames.energy))
+            integrated = self.atomic_energies(frames.pos.to(self.z.device)).sum(1).cpu()
+            self.constant.fill_(energy_constant(integrated, frames.energy))
 
-    def _search(self, frames: Frames, held_out: Frames, permutations: Tensor) -> None:
-        """Train with one σ after the other, until the error of the validation forces rises."""
-        matrix = _room(frames)  # the same for all of them
-        best, kept, sigmas = math.inf, (self.sigma, self.points, self.directions), sorted(self.sigmas)
-        for sigma in (progress := tqdm(sigmas, "σ", leave=False)):
-            start = time.perf_counter()
-            self._train(frames, permutations, sigma, matrix)
-            difference = self.forces(held_out.pos.to(self.z.device)).cpu() - held_out.forces
-            error = float(difference.square().mean().sqrt())
-            seconds = time.perf_counter() - start
-            progress.write(f"σ = {sigma:g} 1/Å: RMSE of the validation forces {error:.5f} eV/Å, {seconds:.0f} s")
-            if not error < best:
-                break
-            best, kept = error, (self.sigma, self.points, self.directions)
-        self.sigma, self.points, self.directions = kept
-        if float(self.sigma) in (sigmas[0], sigmas[-1]):
-            warnings.warn(
-                f"of the σ from {sigmas[0]:g} to {sigmas[-1]:g} 1/Å that at the end, {float(self.sigma):g}, is the "
-                "best: further ones may be better, give more sigmas",
-                stacklevel=3,
-            )
+    def take(
+        self,
+        z: Int[Tensor, "atoms"],
+        permutations: Int[Tensor, "permutations atoms"],
+        points: Float[Tensor, "frames pairs"],
+        directions: Float[Tensor, "frames pairs"],
+        sigma: float,
+        constant: float = 0.0,
+    ) -> None:
+        """Become the force field with these numbers.
 
-    def _train(self, frames: Frames, permutations: Tensor, sigma: float, matrix: Tensor) -> None:
-        """Assemble K and solve for α, with one σ."""
-        points, slopes, order = descriptors(frames.pos), jacobians(frames.pos), permuted_pairs(permutations)
-        assemble(matrix, points, slopes, permutations, sigma)
-        scale = float(frames.forces.std(correction=0)) or 1.0
-        alpha = solve(matrix, frames.forces.flatten() / scale, self.regularisation).view(len(points), -1, 1)
-        directions = scale * (slopes @ alpha).squeeze(-1)
-        device = self.z.device
+        Args:
+            z: atomic numbers of the molecule.
+            permutations: a group of them, or the identity alone.
+            points: descriptors D_j of the training frames, in 1/Å.
+            directions: v_j = J_j α_j, in eV Å.
+            sigma: σ in 1/Å.
+            constant: c in eV.
+        """
+        device, order = self.z.device, permuted_pairs(permutations)
+        self.z = z.to(device)
         self.points, self.directions = (part[:, order].flatten(0, 1).to(device) for part in (points, directions))
-        self.sigma = torch.tensor(sigma, dtype=torch.float64, device=device)
+        self.sigma.fill_(sigma)
+        self.constant.fill_(constant)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What every prediction would compute again; descriptors are taken from their mean, for the sake of digits."""
+        scale = 5**0.5 / self.sigma
+        self.centre = scale * self.points.mean(0)
+        self.scaled = scale * self.points - self.centre
+        self.products = self.scaled * self.directions
+        self.totals = torch.stack([self.directions.sum(0), self.products.sum(0)])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
         """Take the shapes of what is loaded."""
@@ -186,20 +198,13 @@ class GDML(Representation):
             if (values := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, getattr(self, name).new_zeros(values.shape))
         super()._load_from_state_dict(state_dict, prefix, *others)
+        if self.fitted:
+            self._prepare()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GDML":
-        """Move with the module, but stay in float64 when it is cast: differences of large terms are what counts."""
+        """Move with the module, but stay in float64 when it is cast: the terms are large, and nearly cancel."""
         exact = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
         for name, before in exact.items():
             setattr(self, name, before.to(getattr(self, name).device))
         return self
-
-
-def _room(frames: Frames) -> Tensor:
-    """For the kernel matrix."""
-    return frames.pos.new_empty(frames.pos.numel(), frames.pos.numel())
-
-
-def _formula(z: Tensor) -> str:
-    return " ".join(chemical_symbols[number] for number in z.tolist())

@@ -60,28 +60,26 @@ class Expansion(torch.autograd.Function):
 
     Written with products of matrices, and in chunks whose intermediate results are not kept: the derivative is known
     in closed form. Descriptors should come with their mean subtracted, for the sake of the digits; what rounding is
-    left in u² near 0 does not matter, as (1 + u) e^(−u) = 1 − u²/2 + ….
+    left in u² near 0 does not matter, as (1 + u) e^(−u) = 1 − u²/2 + …. What does not depend on x is given with the
+    points x_j and directions v_j: the products x_j ∘ v_j, and the sums of v_j and of these over j.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, points: Tensor, directions: Tensor) -> Tensor:
-        parts = [_expansion(part, points, directions) for part in _chunks(x, points)]
-        return torch.cat(parts)
+    def forward(x: Tensor, points: Tensor, directions: Tensor, products: Tensor, totals: Tensor) -> Tensor:
+        return torch.cat([_expansion(part, points, directions, products, totals) for part in _chunks(x, points)])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        x, points, directions = ctx.saved_tensors
-        parts = [
-            _derivative(part, weights, points, directions)
-            for part, weights in zip(_chunks(x, points), _chunks(cotangent, points), strict=True)
-        ]
-        return torch.cat(parts), None, None
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        x, points, *constants = ctx.saved_tensors
+        parts = zip(_chunks(x, points), _chunks(cotangent, points), strict=True)
+        gradient = torch.cat([_derivative(part, weights, points, *constants) for part, weights in parts])
+        return gradient, None, None, None, None
 
 
 def _chunks(x: Tensor, points: Tensor) -> tuple[Tensor, ...]:
@@ -89,7 +87,7 @@ def _chunks(x: Tensor, points: Tensor) -> tuple[Tensor, ...]:
 
 
 def _distances(x: Tensor, points: Tensor) -> Tensor:
-    """u = ‖x − x_j‖."""
+    """u_j = ‖x − x_j‖."""
     squares = x.square().sum(-1, keepdim=True) + points.square().sum(-1) - 2 * x @ points.mT
     return squares.clamp_min(SMALLEST).sqrt()
 
@@ -97,20 +95,21 @@ def _distances(x: Tensor, points: Tensor) -> Tensor:
 def _less_one(u: Tensor) -> Tensor:
     """(1 + u) e^(−u) − 1, without losing digits where it is small.
 
-    Sums of it are taken apart from sums of 1: the directions v_j are many, large, and nearly cancel.
+    Its sums are taken apart from those of 1: the directions v_j are many, large, and nearly cancel.
     """
     return (1 + u) * torch.expm1(-u) + u
 
 
-def _expansion(x: Tensor, points: Tensor, directions: Tensor) -> Tensor:
-    less_one, products = _less_one(_distances(x, points)), points * directions
-    return x * (directions.sum(0) + less_one @ directions) - (products.sum(0) + less_one @ products)
+def _expansion(x: Tensor, points: Tensor, directions: Tensor, products: Tensor, totals: Tensor) -> Tensor:
+    less_one = _less_one(_distances(x, points))
+    return x * (totals[0] + less_one @ directions) - (totals[1] + less_one @ products)
 
 
-def _derivative(x: Tensor, cotangent: Tensor, points: Tensor, directions: Tensor) -> Tensor:
+def _derivative(
+    x: Tensor, cotangent: Tensor, points: Tensor, directions: Tensor, products: Tensor, totals: Tensor
+) -> Tensor:
     """g ∘ Σ_j (1 + u_j) e^(−u_j) v_j − Σ_j e^(−u_j) (x − x_j) ((x − x_j) ∘ g)·v_j, where g is the cotangent."""
     u = _distances(x, points)
-    along = (cotangent * x) @ directions.mT - cotangent @ (points * directions).mT
-    weights = torch.exp(-u) * along
-    of_directions = directions.sum(0) + _less_one(u) @ directions
+    weights = torch.exp(-u) * ((cotangent * x) @ directions.mT - cotangent @ products.mT)
+    of_directions = totals[0] + _less_one(u) @ directions
     return cotangent * of_directions - x * weights.sum(-1, keepdim=True) + weights @ points
