@@ -28,16 +28,16 @@ from pygschnet.units import UNITS
 FORMAT = 2
 """Version of the model file; `UPGRADES` reads the older ones."""
 
-PRESETS = ("paper", "tf2017", "schnetpack", "pyg")
-"""The published variants of SchNet that `preset` knows."""
+PRESETS = ("paper", "tf2017", "schnetpack", "pyg", "dtnn", "dtnn_code")
+"""The published variants of SchNet, and other published models, that `preset` knows."""
 
 
 def preset(name: str) -> AtomisticModel:
-    """An untrained model with the architecture of a published SchNet.
+    """An untrained model with a published architecture.
 
     Args:
-        name: "paper" (arXiv:1706.08566), "tf2017" (the code released with it), "schnetpack" (SchNetPack 1.0) or
-            "pyg" (PyTorch Geometric).
+        name: "paper" (arXiv:1706.08566), "tf2017" (the code released with it), "schnetpack" (SchNetPack 1.0),
+            "pyg" (PyTorch Geometric), "dtnn" (arXiv:1609.08259) or "dtnn_code" (the code released with it).
 
     Raises:
         InputError: for any other name.

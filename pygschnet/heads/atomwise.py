@@ -15,7 +15,7 @@ from pygschnet.graph import MAX_Z, molecule_index
 from pygschnet.heads.base import Head, per_molecule
 from pygschnet.nn import dense, shifted_softplus
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu, "tanh": torch.tanh}
 
 
 class Atomwise(Head):
@@ -27,7 +27,7 @@ class Atomwise(Head):
     Args:
         features: length of the feature vectors.
         hidden: width of the hidden layer; half the features if null.
-        activation: of the hidden layer, "ssp" or "silu".
+        activation: of the hidden layer, "ssp", "silu" or "tanh".
         aggregation: "sum", or "mean" for a property that does not grow with the molecule.
         zero_last_layer: start from the energy of the mean, as the released code of 2017 does.
         scale: σ in eV, what one unit of network output stands for; if null the standard deviation of the training
@@ -47,7 +47,7 @@ class Atomwise(Head):
         self,
         features: int = 64,
         hidden: int | None = None,
-        activation: Literal["ssp", "silu"] = "ssp",
+        activation: Literal["ssp", "silu", "tanh"] = "ssp",
         aggregation: Literal["sum", "mean"] = "sum",
         zero_last_layer: bool = False,
         scale: float | None = None,

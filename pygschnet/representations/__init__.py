@@ -1,6 +1,7 @@
 """Representations: a graph in, a feature vector per atom out."""
 
 from pygschnet.representations.base import Representation
+from pygschnet.representations.dtnn import DTNN
 from pygschnet.representations.schnet import SchNet
 
-__all__ = ["Representation", "SchNet"]
+__all__ = ["DTNN", "Representation", "SchNet"]
