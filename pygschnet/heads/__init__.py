@@ -3,5 +3,7 @@
 from pygschnet.heads.atomwise import ACTIVATIONS, Atomwise, least_squares_references
 from pygschnet.heads.base import Head
 from pygschnet.heads.dipole import Dipole
+from pygschnet.heads.polarisability import Polarisability
+from pygschnet.heads.spatial_extent import SpatialExtent
 
-__all__ = ["ACTIVATIONS", "Atomwise", "Dipole", "Head", "least_squares_references"]
+__all__ = ["ACTIVATIONS", "Atomwise", "Dipole", "Head", "Polarisability", "SpatialExtent", "least_squares_references"]

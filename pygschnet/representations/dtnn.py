@@ -62,9 +62,9 @@ class TensorInteraction(MessagePassing):
 
 
 class DTNN(Representation):
-    """DTNN: c⁰ = c_Z, then c_i ← c_i + Σ_{j≠i} v_ij in every pass, v_ij = tanh(W_fc[(W_cf c_j + b₁) ∘ (W_df d̂_ij + b₂)]).
+    """DTNN: c⁰ = c_Z, then c_i ← c_i + Σ_{j≠i} v_ij, v_ij = tanh(W_fc[(W_cf c_j + b₁) ∘ (W_df d̂_ij + b₂)]).
 
-    All passes share their weights, and the factor of the distances is computed once for all of them, and once for
+    All T passes share their weights, and the factor of the distances is computed once for all of them, and once for
     both directions of a pair. The defaults are those of the released code; `preset:dtnn` is the paper's.
 
     Args:
