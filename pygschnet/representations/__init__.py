@@ -3,5 +3,6 @@
 from pygschnet.representations.base import Representation
 from pygschnet.representations.dtnn import DTNN
 from pygschnet.representations.schnet import SchNet
+from pygschnet.representations.zeros import Zeros
 
-__all__ = ["DTNN", "Representation", "SchNet"]
+__all__ = ["DTNN", "Representation", "SchNet", "Zeros"]
