@@ -31,16 +31,16 @@ FORMAT = 2
 VARIANTS = ("paper", "tf2017", "schnetpack", "pyg")
 """The published variants of SchNet that `preset` knows."""
 
-PRESETS = (*VARIANTS, "mean", "least_squares")
+PRESETS = (*VARIANTS, "dtnn", "dtnn_code", "mean", "least_squares")
 """All that `preset` knows: these and the other systems of its papers."""
 
 
 def preset(name: str) -> AtomisticModel:
-    """An untrained model with the architecture of a published SchNet.
+    """An untrained model with a published architecture.
 
     Args:
-        name: "paper" (arXiv:1706.08566), "tf2017" (the code released with it), "schnetpack" (SchNetPack 1.0) or
-            "pyg" (PyTorch Geometric).
+        name: "paper" (arXiv:1706.08566), "tf2017" (the code released with it), "schnetpack" (SchNetPack 1.0),
+            "pyg" (PyTorch Geometric), "dtnn" (arXiv:1609.08259) or "dtnn_code" (the code released with it).
 
     Raises:
         InputError: for any other name.

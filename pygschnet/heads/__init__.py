@@ -4,6 +4,18 @@ from pygschnet.heads.atomwise import ACTIVATIONS, Atomwise
 from pygschnet.heads.base import Head
 from pygschnet.heads.dipole import Dipole
 from pygschnet.heads.energy import EnergyHead, least_squares_references
+from pygschnet.heads.polarisability import Polarisability
+from pygschnet.heads.spatial_extent import SpatialExtent
 from pygschnet.heads.sum import Sum
 
-__all__ = ["ACTIVATIONS", "Atomwise", "Dipole", "EnergyHead", "Head", "Sum", "least_squares_references"]
+__all__ = [
+    "ACTIVATIONS",
+    "Atomwise",
+    "Dipole",
+    "EnergyHead",
+    "Head",
+    "Polarisability",
+    "SpatialExtent",
+    "Sum",
+    "least_squares_references",
+]
