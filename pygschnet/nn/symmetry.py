@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pygschnet.nn.cutoff import Cutoff
+from pygschnet.nn.cutoff import SLOPES, Cutoff
 
 
 class Recipe(NamedTuple):
@@ -28,6 +28,14 @@ class Recipe(NamedTuple):
     zetas: Sequence[int]
     cutoff: Cutoff
     cross_terms: bool
+
+    def envelope(self, distances: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """f(d)."""
+        return self.cutoff(distances.flatten()).view_as(distances)
+
+    def slope(self, distances: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """f′(d)."""
+        return SLOPES[self.cutoff.form](distances.flatten(), self.cutoff.cutoff).view_as(distances)
 
 
 def neighbour_table(target: Int[Tensor, "edges"], atoms: int) -> Int[Tensor, "atoms neighbours"]:
@@ -71,7 +79,7 @@ def radial_functions(
     Source: Behler, J. Chem. Phys. 134, 074106 (2011).
     """
     bells = torch.exp(-recipe.radial_etas * (distances.unsqueeze(-1) - recipe.centres).square())
-    return (weights.mT @ (bells * recipe.cutoff(distances).unsqueeze(-1))).flatten(1)
+    return (weights.mT @ (bells * recipe.envelope(distances).unsqueeze(-1))).flatten(1)
 
 
 def angular_functions(
@@ -100,7 +108,9 @@ def angular_functions(
 
 def angular_factors(
     cosines: Float[Tensor, "atoms neighbours neighbours"], zetas: Sequence[int]
-) -> tuple[Float[Tensor, "atoms functions neighbours neighbours"], Float[Tensor, "atoms functions neighbours neighbours"]]:
+) -> tuple[
+    Float[Tensor, "atoms functions neighbours neighbours"], Float[Tensor, "atoms functions neighbours neighbours"]
+]:
     """2^{1−ζ} (1 + λ cosθ)^ζ for every ζ and λ = 1, −1, and its derivative by cosθ; 0 of a neighbour and itself."""
     different = 1.0 - torch.eye(cosines.shape[-1], dtype=cosines.dtype, device=cosines.device)
     bases = torch.stack([1.0 + cosines, 1.0 - cosines], 1)
@@ -112,7 +122,7 @@ def angular_factors(
 
 def distance_factors(distances: Float[Tensor, "*any"], recipe: Recipe) -> Float[Tensor, "*any angular"]:
     """exp(−η d²) f(d) for every η of the angular functions."""
-    return torch.exp(-recipe.angular_etas * distances.square().unsqueeze(-1)) * recipe.cutoff(distances).unsqueeze(-1)
+    return torch.exp(-recipe.angular_etas * distances.square().unsqueeze(-1)) * recipe.envelope(distances).unsqueeze(-1)
 
 
 def between(

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.autograd import Function
 
 from pygschnet.kernels.activation import in_transform
-from pygschnet.nn.cutoff import SLOPES
 from pygschnet.nn.symmetry import (
     Recipe,
     angular_factors,
@@ -74,12 +73,12 @@ class _Pull(Function):
         if not any(tensor.requires_grad for tensor in positions):
             return torch.einsum("akx,akfx->af", displacement, jacobian), None, None, None, None, None
         further = torch.is_grad_enabled()
-        with torch.enable_grad():
-            functions = symmetry_functions(vectors, weights, recipe)
-            pulled = torch.autograd.grad(functions, vectors, gradient, create_graph=True)
-            wanted = [tensor for tensor in (gradient, vectors) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(pulled, wanted, displacement, create_graph=further, materialize_grads=True))
-        return *(next(found) if t.requires_grad else None for t in (gradient, vectors)), None, None, None, None
+        with torch.enable_grad():  # of views: the gradient depends on the vectors too, which is not asked for here
+            inputs = [tensor.view_as(tensor).requires_grad_() for tensor in (gradient, vectors)]
+            functions = symmetry_functions(inputs[1], weights, recipe)
+            pulled = torch.autograd.grad(functions, inputs[1], inputs[0], create_graph=True)
+            found = torch.autograd.grad(pulled, inputs, displacement, create_graph=further, materialize_grads=True)
+        return *found, None, None, None, None
 
 
 def with_jacobian(
@@ -106,7 +105,7 @@ def _radial(distances: Tensor, weights: Tensor, recipe: Recipe) -> tuple[Tensor,
     """G², [atoms, functions], and dG²/dd_ij, [atoms, neighbours, functions]."""
     offset = distances.unsqueeze(-1) - recipe.centres
     bells = torch.exp(-recipe.radial_etas * offset.square())
-    envelope, slope = recipe.cutoff(distances).unsqueeze(-1), _slope(distances, recipe).unsqueeze(-1)
+    envelope, slope = recipe.envelope(distances).unsqueeze(-1), recipe.slope(distances).unsqueeze(-1)
     slopes = bells * (slope - 2.0 * recipe.radial_etas * offset * envelope)
     return (weights.mT @ (bells * envelope)).flatten(1), (weights.unsqueeze(-1) * slopes.unsqueeze(2)).flatten(2)
 
@@ -149,8 +148,4 @@ def _angular(
 def _distance_slopes(distances: Tensor, recipe: Recipe) -> Tensor:
     """The derivative of `distance_factors`."""
     d, etas = distances.unsqueeze(-1), recipe.angular_etas
-    return torch.exp(-etas * d.square()) * (_slope(d, recipe) - 2.0 * etas * d * recipe.cutoff(d))
-
-
-def _slope(distances: Tensor, recipe: Recipe) -> Tensor:
-    return SLOPES[recipe.cutoff.form](distances, recipe.cutoff.cutoff)
+    return torch.exp(-etas * d.square()) * (recipe.slope(d) - 2.0 * etas * d * recipe.envelope(d))

@@ -2,6 +2,7 @@
 
 from pygschnet.representations.base import Representation
 from pygschnet.representations.schnet import SchNet
+from pygschnet.representations.symmetry_functions import SymmetryFunctions
 from pygschnet.representations.zeros import Zeros
 
-__all__ = ["Representation", "SchNet", "Zeros"]
+__all__ = ["Representation", "SchNet", "SymmetryFunctions", "Zeros"]
