@@ -3,6 +3,7 @@
 from pygschnet.heads.atomwise import ACTIVATIONS, Atomwise
 from pygschnet.heads.base import Head
 from pygschnet.heads.dipole import Dipole
+from pygschnet.heads.elemental import Elemental
 from pygschnet.heads.energy import EnergyHead, least_squares_references
 from pygschnet.heads.polarisability import Polarisability
 from pygschnet.heads.spatial_extent import SpatialExtent
@@ -12,6 +13,7 @@ __all__ = [
     "ACTIVATIONS",
     "Atomwise",
     "Dipole",
+    "Elemental",
     "EnergyHead",
     "Head",
     "Polarisability",

@@ -3,6 +3,7 @@
 from pygschnet.representations.base import Representation
 from pygschnet.representations.dtnn import DTNN
 from pygschnet.representations.schnet import SchNet
+from pygschnet.representations.symmetry_functions import SymmetryFunctions
 from pygschnet.representations.zeros import Zeros
 
-__all__ = ["DTNN", "Representation", "SchNet", "Zeros"]
+__all__ = ["DTNN", "Representation", "SchNet", "SymmetryFunctions", "Zeros"]

@@ -204,7 +204,9 @@ class AtomisticModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser and its schedule."""
-        weights = list(self.model.parameters()) or [nn.Parameter(torch.zeros(()))]  # an optimiser wants to have something
+        weights = list(self.model.parameters()) or [
+            nn.Parameter(torch.zeros(()))
+        ]  # an optimiser wants to have something
         optimizer = self.optimizer(weights)
         scheduler = self.scheduler(optimizer)
         schedule: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
