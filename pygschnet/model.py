@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
 from pygschnet.graph import MAX_Z, check_atomic_numbers, edge_distances, molecule_index
-from pygschnet.heads import Atomwise, Head
+from pygschnet.heads import EnergyHead, Head
 from pygschnet.representations import Representation
 
 
@@ -54,7 +54,7 @@ class AtomisticModel(nn.Module):
 
     closest: Float[Tensor, "elements elements"]
 
-    def __init__(self, representation: Representation, head: Atomwise, properties: Mapping[str, Head] | None = None):
+    def __init__(self, representation: Representation, head: EnergyHead, properties: Mapping[str, Head] | None = None):
         super().__init__()
         for each in (head, *(properties or {}).values()):
             if representation.features != each.features:
@@ -65,6 +65,16 @@ class AtomisticModel(nn.Module):
         self.head = head
         self.properties = nn.ModuleDict(properties or {})
         self.register_buffer("closest", torch.zeros(MAX_Z + 1, MAX_Z + 1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.closest.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; float64 if there are none, as in kernel models."""
+        return next((weight.dtype for weight in self.parameters()), torch.float64)
 
     @property
     def cutoff(self) -> float | None:

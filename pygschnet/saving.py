@@ -28,8 +28,11 @@ from pygschnet.units import UNITS
 FORMAT = 2
 """Version of the model file; `UPGRADES` reads the older ones."""
 
-PRESETS = ("paper", "tf2017", "schnetpack", "pyg")
+VARIANTS = ("paper", "tf2017", "schnetpack", "pyg")
 """The published variants of SchNet that `preset` knows."""
+
+PRESETS = (*VARIANTS,)
+"""All that `preset` knows: these and the other systems of its papers."""
 
 
 def preset(name: str) -> AtomisticModel:
@@ -67,7 +70,7 @@ def save(model: AtomisticModel, path: str | Path, summary: dict[str, Any] | None
         "version": version("pygschnet"),
         "units": UNITS,
         "cutoff": model.cutoff,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "elements": [chemical_symbols[number] for number in model.head.elements.nonzero().flatten().tolist()],
         "preset": _preset_of(representation, head),
         "representation": representation,

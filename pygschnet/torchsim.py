@@ -41,9 +41,8 @@ class TorchSimModel(ModelInterface):
         stress: bool = False,
     ):
         super().__init__()
-        weights = next(model.parameters())
-        self._device = torch.device(device or weights.device)
-        self._dtype = dtype or weights.dtype
+        self._device = torch.device(device or model.device)
+        self._dtype = dtype or model.dtype
         if self._dtype not in (torch.float32, torch.float64):
             raise InputError(f"simulations need float32 or float64, not {self._dtype}")
         self._compute_forces, self._compute_stress = True, stress

@@ -20,11 +20,11 @@ from pygschnet.errors import InputError
 from pygschnet.interpret import probe
 from pygschnet.interpret.probe import local_chemical_potential, with_probes
 from pygschnet.interpret.space import Surface, grid_around, isosurface, plane, write_cube
-from tests.structures import MODELS, SHARED, bare, ethanol, graph, make_model, molecules, randomise, rotations
+from tests.structures import SCHNETS, SHARED, bare, ethanol, graph, make_model, molecules, randomise, rotations
 
 ELEMENTS = ("H", "C", "N", "O")
 Z = {"H": 1, "C": 6, "N": 7, "O": 8}
-STEEP = {name: make_model(name) for name in MODELS}
+STEEP = {name: make_model(name) for name in SCHNETS}
 
 each_model = pytest.mark.parametrize("model", STEEP.values(), ids=STEEP)
 laws = settings(max_examples=5, deadline=None)

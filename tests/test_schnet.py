@@ -1,10 +1,12 @@
 """SchNet against other people's: PyG's and SchNetPack's, with the same weights, and the counts of science."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn.models import SchNet as PyGSchNet
@@ -13,7 +15,7 @@ import pygschnet
 from pygschnet import RadiusGraph, from_atoms
 from pygschnet.graph import edge_distances
 from tests.patterns import fill, pyg_names
-from tests.structures import MODELS, ethanol, graph, make_model, randomise
+from tests.structures import SCHNETS, ethanol, graph, make_model, randomise
 
 COUNTS = {"paper": 116_033, "tf2017": 185_153, "schnetpack": 455_809, "pyg": 455_809}
 
@@ -89,7 +91,17 @@ def test_equal_to_schnetpack(dtype):
         assert relative(prediction.forces, torch.tensor(theirs["forces"])) < tolerance
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "table"])  # these edges take no table
+@pytest.mark.parametrize("name", SCHNETS)
+def test_an_atom_without_neighbours_still_passes_through_the_blocks(name):
+    model = make_model(name)
+    x = model.representation.embedding(torch.tensor([6]))
+    for block in model.representation.blocks:
+        x = x + block.dense(torch.logaddexp(block.f2out.bias, torch.zeros(())) - math.log(2))
+    expected = model.head(x, Data(z=torch.tensor([6])))[0]
+    torch.testing.assert_close(model(graph(Atoms("C"), model)).energy, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in SCHNETS if name != "table"])  # these edges take no table
 def test_one_way_edges_give_the_same(name):
     """Edges without the mark of `RadiusGraph` may lack their reverse and are evaluated one by one."""
     model = make_model(name)

@@ -20,7 +20,7 @@ from pygschnet.kernels import available
 from pygschnet.kernels import molecule as molecule_file
 from pygschnet.nn.table import Knots, table_error
 from pygschnet.representations import schnet as schnet_file
-from pygschnet.saving import PRESETS
+from pygschnet.saving import VARIANTS
 from pygschnet.training import energy_forces_loss
 from tests.structures import bare, ethanol, graph, molecules, randomise
 
@@ -72,7 +72,7 @@ def assert_exact(model, data):
     assert rms(found.forces - exact.forces) <= 1e-5 * rms(exact.forces)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_energies_and_forces_are_exact_to_float32(name):
     model = initialised(name)
     assert_exact(model, some_molecules(model))
@@ -106,7 +106,7 @@ def test_trained_weights_are_served_as_exactly(name):
     assert_exact(model, frames)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_a_certificate_for_every_preset(name):
     for model in (initialised(name), randomise(pygschnet.preset(name))):
         representation = model.representation
@@ -202,7 +202,7 @@ def test_tables_are_kept_but_never_out_of_date(change, once, monkeypatch):
 
 @settings(max_examples=25, deadline=None)
 @given(molecule=molecules(high=12))
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_all_blocks_at_once_are_the_same(name, molecule):
     model = randomise(pygschnet.preset(name)).eval()
     data = single(bare(molecule.z, molecule.pos, model))
@@ -406,7 +406,7 @@ def test_filters_that_a_table_cannot_follow():
 
 
 def test_positions_that_are_not_numbers_give_no_numbers():
-    for name in PRESETS:
+    for name in VARIANTS:
         model = initialised(name)
         data = single(graph(ethanol(), model))
         data.pos[3, 1] = float("nan")

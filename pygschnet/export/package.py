@@ -107,7 +107,7 @@ def write(
         _try_to_write(part)
         considered = cases(model, [*(structures or []), *made_up])
         knots, found = choose_knots(model, considered, error)
-        dtype = next(model.parameters()).dtype
+        dtype = model.dtype
         about = {
             "version": version("pygschnet"),
             "torch": torch.__version__,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pygschnet.heads import Atomwise
 from pygschnet.kernels.spline import POLYNOMIALS, TAPS
 from pygschnet.model import AtomisticModel
 from pygschnet.nn.cutoff import FORMS, SLOPES
@@ -58,7 +59,7 @@ class Program(nn.Module):
     def __init__(self, model: AtomisticModel, knots: Knots, dtype: torch.dtype):
         super().__init__()
         representation, head = model.representation, model.head
-        assert isinstance(representation, SchNet)
+        assert isinstance(representation, SchNet) and isinstance(head, Atomwise)
         self.knots, self.cutoff, self.form = knots, representation.cutoff, representation.cutoff_form
         self.activation = head.activation
         blocks: Sequence = list(representation.blocks)

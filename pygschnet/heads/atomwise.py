@@ -1,28 +1,22 @@
-"""Energies, and other properties, as sums over atoms."""
+"""Energies, and other properties, as sums over what a network gives for each atom."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
-from ase.data import atomic_numbers, chemical_symbols
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, molecule_index
-from pygschnet.heads.base import Head, per_molecule
+from pygschnet.graph import molecule_index
+from pygschnet.heads.energy import EnergyHead, References
 from pygschnet.nn import dense, shifted_softplus
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu}
 
 
-class Atomwise(Head):
-    """Energy as a sum over atoms: E = Σ_i σ·net(x_i) + μ + e0(Z_i).
-
-    The network runs in float32; σ, μ and e0 are applied, and the sum taken, in float64, because total energies
-    near 10⁵ kcal/mol do not survive float32. All three are buffers: they travel with the model.
+class Atomwise(EnergyHead):
+    """Energy as a sum over atoms: E = Σ_i σ·net(x_i) + μ + e0(Z_i), net being two dense layers.
 
     Args:
         features: length of the feature vectors.
@@ -39,10 +33,6 @@ class Atomwise(Head):
     Source: arXiv:1706.08566, section 4; released code for scale and shift.
     """
 
-    sigma: Float[Tensor, ""]
-    mu: Float[Tensor, ""]
-    reference_energies: Float[Tensor, "elements"]
-
     def __init__(
         self,
         features: int = 64,
@@ -52,54 +42,15 @@ class Atomwise(Head):
         zero_last_layer: bool = False,
         scale: float | None = None,
         shift: float | None = None,
-        references: Mapping[str, float] | Literal["data", "least_squares"] | None = None,
+        references: References | None = None,
     ):
-        super().__init__()
+        super().__init__(aggregation, scale, shift, references)
         self.features, self.hidden = features, features // 2 if hidden is None else hidden
-        self.activation, self.aggregation, self.zero_last_layer = activation, aggregation, zero_last_layer
-        self.scale, self.shift, self.references = scale, shift, references
+        self.activation, self.zero_last_layer = activation, zero_last_layer
         self.dense_1 = dense(features, self.hidden)
         self.dense_2 = dense(self.hidden, 1)
         if zero_last_layer:
             nn.init.zeros_(self.dense_2.weight)
-        self.register_buffer("sigma", torch.tensor(1.0 if scale is None else scale, dtype=torch.float64))
-        self.register_buffer("mu", torch.tensor(0.0 if shift is None else shift, dtype=torch.float64))
-        self.register_buffer("reference_energies", _table(references if isinstance(references, Mapping) else {}))
-
-    def fit(
-        self,
-        z: Int[Tensor, "atoms"],
-        batch: Int[Tensor, "atoms"],
-        energy: Float[Tensor, "molecules"],
-        isolated_atoms: Mapping[str, float] | None = None,
-    ) -> None:
-        """Take references, shift and scale, as far as they are not given, and the known elements from training data.
-
-        Args:
-            z: atomic numbers of all training molecules.
-            batch: the molecule of each atom.
-            energy: energies of the molecules, in eV.
-            isolated_atoms: energies in eV by element, for the references "data".
-
-        Raises:
-            InputError: if the references asked for are not in the data, or cannot be told from them.
-
-        Source: the released code of 2017: mean and population standard deviation of (E − Σ e0) / n.
-        """
-        z, batch, energy = (tensor.to(self.mu.device) for tensor in (z, batch, energy.double()))
-        if self.references == "data":
-            self.reference_energies.copy_(_complete(isolated_atoms or {}, z))
-        elif self.references == "least_squares":
-            self.reference_energies.copy_(least_squares_references(z, batch, energy))
-        residual = energy - per_molecule(self.reference_energies[z], batch, len(energy))
-        if self.aggregation == "sum":
-            residual = residual / torch.bincount(batch, minlength=len(energy))
-        if self.shift is None:
-            self.mu.copy_(residual.mean())
-        deviation = residual.std(correction=0)
-        if self.scale is None and deviation > 1e-9 * residual.abs().max():  # not for one molecule, or equal ones
-            self.sigma.copy_(deviation)
-        super().fit(z, batch, energy)
 
     def network(self) -> list[Tensor] | None:
         """A, b, w and c if E = Σ_i σ (w·ssp(A x_i + b) + c) + …; None if not, or if somebody observes the layers."""
@@ -125,68 +76,3 @@ class Atomwise(Head):
         """
         output = self.dense_2(ACTIVATIONS[self.activation](self.dense_1(x))).squeeze(-1)
         return self.energies(output, data.z, *molecule_index(data))
-
-    def label(self, values: Float[Tensor, "molecules *given"]) -> Float[Tensor, "molecules"]:
-        """The values themselves, one for each molecule."""
-        if values.dim() != 1:
-            raise InputError(f"Atomwise learns one number per molecule, the labels have the shape {list(values.shape)}")
-        return values
-
-    def energies(
-        self,
-        output: Float[Tensor, "atoms"],
-        z: Int[Tensor, "atoms"],
-        batch: Int[Tensor, "atoms"],
-        molecules: int,
-    ) -> tuple[Float[Tensor, "molecules"], Float[Tensor, "atoms"]]:
-        """Energies of molecules and atoms, from what the network gives for every atom."""
-        atomic = self.sigma * output.double() + self.mu + self.reference_energies[z]
-        if self.aggregation == "mean":
-            atomic = atomic / torch.bincount(batch, minlength=molecules)[batch]
-        return per_molecule(atomic, batch, molecules), atomic
-
-
-def least_squares_references(
-    z: Int[Tensor, "atoms"], batch: Int[Tensor, "atoms"], energy: Float[Tensor, "molecules"]
-) -> Float[Tensor, "elements"]:
-    """Energies per element whose sum over the atoms of a molecule comes nearest to its energy, in eV.
-
-    Args:
-        z: atomic numbers of all molecules.
-        batch: the molecule of each atom.
-        energy: energies of the molecules, in eV.
-
-    Raises:
-        InputError: if the compositions do not determine them, as for conformations of one molecule.
-    """
-    elements, column = z.unique(return_inverse=True)
-    counts = energy.new_zeros(len(energy), len(elements)).index_put((batch, column), energy.new_ones(()), True)
-    rank = int(torch.linalg.matrix_rank(counts))
-    if rank < len(elements):
-        names = ", ".join(chemical_symbols[number] for number in elements.tolist())
-        raise InputError(
-            f"least squares cannot tell the reference energies of {names} apart: the training molecules have only "
-            f"{rank} independent compositions. Give a table, or isolated atoms with references: data"
-        )
-    table = energy.new_zeros(MAX_Z + 1)
-    table[elements] = torch.linalg.lstsq(counts, energy.unsqueeze(1)).solution.squeeze(1)
-    return table
-
-
-def _complete(isolated_atoms: Mapping[str, float], z: Tensor) -> Tensor:
-    missing = {chemical_symbols[number] for number in z.unique().tolist()} - isolated_atoms.keys()
-    if missing:
-        raise InputError(
-            f"the data have no energies of isolated {', '.join(sorted(missing))}: add these atoms to the files, "
-            'or set references to a table or to "least_squares"'
-        )
-    return _table(isolated_atoms).to(z.device)
-
-
-def _table(references: Mapping[str, float]) -> Tensor:
-    table = torch.zeros(MAX_Z + 1, dtype=torch.float64)
-    for symbol, energy in references.items():
-        if symbol not in atomic_numbers:
-            raise InputError(f"unknown element {symbol!r} among the reference energies")
-        table[atomic_numbers[symbol]] = energy
-    return table

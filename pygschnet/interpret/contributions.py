@@ -103,10 +103,7 @@ def atomic_parts(
     """
     with torch.no_grad():
         prediction = model(data, forces=False)
-    references = model.head.reference_energies[data.z]
-    if model.head.aggregation == "mean":
-        batch, molecules = molecule_index(data)
-        references = references / torch.bincount(batch, minlength=molecules)[batch]
+    references = model.head.references_of(data.z, *molecule_index(data))
     network = prediction.atomic_energies - references
     return network.cpu().numpy(), references.cpu().numpy(), prediction
 

@@ -20,6 +20,6 @@ def graph_of(model: AtomisticModel, molecule: Atoms | Data) -> Data:
     data = from_atoms(molecule) if isinstance(molecule, Atoms) else molecule
     if "edge_index" not in data:
         data = RadiusGraph(model.cutoff)(data)
-    data = data.clone().to(next(model.parameters()).device)
+    data = data.clone().to(model.device)
     model.check(data)
     return data

@@ -60,8 +60,8 @@ class OutputNetwork(NamedTuple):
         if (network := model.head.network()) is None:
             raise InputError(
                 "attributions need an output network of two dense layers with biases, ssp between them, and energies "
-                f"that add up over atoms; this one has activation {model.head.activation!r} and aggregation "
-                f"{model.head.aggregation!r}, or layers that were replaced or are observed by hooks"
+                f"that add up over atoms; this {type(model.head).__name__} is not like that, or has layers that were "
+                "replaced or are observed by hooks"
             )
         return cls(*(part.detach().cpu().double().numpy() for part in network))
 

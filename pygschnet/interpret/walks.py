@@ -121,8 +121,8 @@ def walk_relevance(model: AtomisticModel, molecule: Data | Atoms, max_walks: int
     if type(model.representation) is not SchNet or model.head.network() is None:
         raise InputError(
             f"walks are made for SchNet with an Atomwise head with ssp and energies that add up; this model has a "
-            f"{type(model.representation).__name__} and a head with activation {model.head.activation!r} and "
-            f"aggregation {model.head.aggregation!r}, or with layers that were replaced or are observed by hooks"
+            f"{type(model.representation).__name__} and {type(model.head).__name__}, with another activation or "
+            "aggregation, or with layers that were replaced or are observed by hooks"
         )
     data = graph_of(model, molecule)
     if (molecules := molecule_index(data)[1]) != 1:

@@ -2,5 +2,6 @@
 
 from pygschnet.representations.base import Representation
 from pygschnet.representations.schnet import SchNet
+from pygschnet.representations.zeros import Zeros
 
-__all__ = ["Representation", "SchNet"]
+__all__ = ["Representation", "SchNet", "Zeros"]

@@ -1,7 +1,7 @@
 """What every representation offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,6 +22,20 @@ class Representation(nn.Module, ABC):
     @abstractmethod
     def forward(self, data: Data) -> Float[Tensor, "atoms features"]:
         """The features of every atom of `data`, which is not changed."""
+
+    def fit(self, training: Iterable[Data], validation: Iterable[Data]) -> None:
+        """Take from data what is not learnt by descent, and keep it in buffers: here nothing.
+
+        Args:
+            training: batches of molecules with edges and labels, as often as asked for.
+            validation: the same of the validation data.
+        """
+        return
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is nothing that `fit` should find."""
+        return True
 
     def once(self, data: Data) -> Float[Tensor, "atoms features"]:
         """The same features, for a caller who will differentiate them once, with respect to positions and cell only."""

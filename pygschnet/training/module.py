@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
-from pygschnet.heads import Atomwise, Head
+from pygschnet.heads import EnergyHead, Head
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import rank_and_number, sum_over_ranks
 from pygschnet.representations import Representation
@@ -76,7 +76,7 @@ class AtomisticModule(LightningModule):
     def __init__(
         self,
         representation: Representation,
-        head: Atomwise,
+        head: EnergyHead,
         rho: float = 100.0,
         optimizer: OptimizerCallable = torch.optim.Adam,
         scheduler: LRSchedulerCallable = ContinuousDecay,
@@ -116,13 +116,16 @@ class AtomisticModule(LightningModule):
             raise InputError(f"rho = {self.rho} Å² trains on forces, but the data have none: set rho to 0")
         if missing := [name for name in self.property_weights if name not in first]:
             raise InputError(f"the data have no {', '.join(missing)}; they have {', '.join(sorted(first.keys()))}")
+        if not self.model.representation.fitted:
+            self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            validation: Any = self.trainer.val_dataloaders
+            self.model.representation.fit(_everything(loader), _everything(validation))
         if not all(head.fitted for head in (self.model.head, *self.model.properties.values())):
             self._fit_heads(loader)
         self.averaged.check(first.cpu())
 
     def _fit_heads(self, loader: DataLoader) -> None:
-        everything = DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
-        progress = tqdm(everything, "labels of the training data", delay=1, leave=False)
+        progress = tqdm(_everything(loader), "labels of the training data", delay=1, leave=False)
         isolated = self.trainer.datamodule.reference_energies if self.model.head.references == "data" else None
         z, batch, energy, *labels = concatenate(map(self._note_range, progress), list(self.property_weights))
         if not self.model.head.fitted:
@@ -150,12 +153,20 @@ class AtomisticModule(LightningModule):
             losses = losses + weight * squares.unsqueeze(-1).flatten(1).sum(1)
         return losses
 
-    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
+    @property
+    def trainable(self) -> bool:
+        """Whether there is anything to train by descent; kernel models and baselines are done once they are fitted."""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
+
+    def training_step(self, batch: Data, batch_idx: int) -> Tensor | None:
         """The loss of a batch, scaled so that the mean over all processes is that over all their molecules.
 
         DDP averages gradients over the processes, however many molecules each of them has; what comes out is the
         gradient that one process would find for all molecules together.
         """
+        if not self.trainable:
+            self.trainer.should_stop = True
+            return None
         losses = self.losses(self.model(batch, forces=self.rho > 0), batch)
         molecules, ranks = losses.new_tensor(float(len(losses))), rank_and_number()[1]
         loss = losses.sum() * ranks / sum_over_ranks(molecules)
@@ -171,8 +182,9 @@ class AtomisticModule(LightningModule):
 
     def update_average(self) -> None:
         """Move the averaged weights towards the trained ones."""
-        with torch.no_grad():
-            self._average(list(self.averaged.parameters()), list(self.model.parameters()), 0)
+        if self.trainable:
+            with torch.no_grad():
+                self._average(list(self.averaged.parameters()), list(self.model.parameters()), 0)
 
     def validation_step(self, batch: Data, batch_idx: int) -> None:
         """Errors of the averaged weights."""
@@ -188,8 +200,10 @@ class AtomisticModule(LightningModule):
         """The prediction of the averaged weights."""
         return self.averaged(batch)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> dict[str, Any] | None:
         """The optimiser and its schedule."""
+        if not self.trainable:
+            return None
         optimizer = self.optimizer(self.model.parameters())
         scheduler = self.scheduler(optimizer)
         schedule: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
@@ -208,6 +222,11 @@ class AtomisticModule(LightningModule):
             if metric.update_called:
                 self.log(f"{stage}/{name}", metric, batch_size=1, prog_bar=name == "forces_mae")
         return prediction
+
+
+def _everything(loader: DataLoader) -> DataLoader:
+    """All molecules of a loader, in the order of the data."""
+    return DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
 
 
 class Mean(Metric):

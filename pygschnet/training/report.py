@@ -85,8 +85,10 @@ class RunReport(pl.Callback):
         if isinstance(trainer.datamodule, RecordedData):
             self.units = UNITS | trainer.datamodule.label_units()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(trainer.datamodule, RecordedData) and trainer.is_global_zero:
             trainer.datamodule.keep_split(self.run_dir / "split.npz")
             if isinstance(pl_module.model, AtomisticModel) and isinstance(trainer.datamodule, MoleculeData):
