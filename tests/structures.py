@@ -12,8 +12,8 @@ from torch_geometric.data import Batch, Data
 
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
-from pygschnet.heads import Sum
-from pygschnet.representations import Zeros
+from pygschnet.heads import Set2SetReadout, Sum
+from pygschnet.representations import EnnS2S, Zeros
 from pygschnet.saving import VARIANTS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -22,7 +22,7 @@ SCHNETS = (*VARIANTS, "short", "table")
 """The presets; a small model whose cutoff is shorter than most molecules, with a smooth cutoff function; the
 last takes its filters from a table, which float64 does not do by itself."""
 
-MODELS = (*SCHNETS, "zeros")
+MODELS = (*SCHNETS, "zeros", "enn_s2s")
 """Every representation."""
 
 
@@ -35,6 +35,10 @@ def make_model(name: str) -> AtomisticModel:
         model = AtomisticModel(representation, Atomwise(16, references={"H": -13.6, "C": -1029.0}))
     elif name == "zeros":
         model = AtomisticModel(Zeros(), Sum(references={"H": -13.6, "C": -1029.0}))
+    elif name == "enn_s2s":
+        representation = EnnS2S(12, 3, edge_layers=2, edge_hidden=10)
+        head = Set2SetReadout(representation.features, 4, 16, scale=20.0, references={"H": -13.6, "C": -1029.0})
+        model = AtomisticModel(representation, head)
     else:
         model = pygschnet.preset("schnetpack" if name == "table" else name)
         model.representation.filters_from = "table" if name == "table" else "auto"

@@ -1,6 +1,7 @@
 """The message-passing half of enn-s2s: an edge network makes matrices, a GRU takes the messages."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -164,7 +165,7 @@ class EnnS2S(Representation):
         if not z.is_cuda and not one_hot.any(-1).all():  # reading from the GPU would wait for it
             wrong = int(z[~one_hot.any(-1)][0])
             raise InputError(f"atomic number {wrong} is not among the elements {', '.join(self.elements)} of the model")
-        share = (z / self.numbers.max()).unsqueeze(-1)
+        share = (z.double() / self.numbers.max()).unsqueeze(-1)
         return torch.cat([one_hot, share], dim=-1).to(self.update.weight_hh.dtype)
 
     def attributes(
@@ -183,7 +184,7 @@ class EnnS2S(Representation):
 
     def _network(self, attributes: int) -> nn.Sequential:
         widths, layers = [attributes] + [self.edge_hidden] * self.edge_layers, []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), ACTIVATIONS[self.activation]()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], self.width**2))
 
