@@ -6,6 +6,7 @@ from pygschnet.heads.dipole import Dipole
 from pygschnet.heads.elemental import Elemental
 from pygschnet.heads.energy import EnergyHead, least_squares_references
 from pygschnet.heads.polarisability import Polarisability
+from pygschnet.heads.set2set import Set2SetReadout
 from pygschnet.heads.spatial_extent import SpatialExtent
 from pygschnet.heads.sum import Sum
 
@@ -17,6 +18,7 @@ __all__ = [
     "EnergyHead",
     "Head",
     "Polarisability",
+    "Set2SetReadout",
     "SpatialExtent",
     "Sum",
     "least_squares_references",
