@@ -16,6 +16,7 @@ from pygschnet.gdml.kernel import Expansion
 from pygschnet.gdml.permutations import recover
 from pygschnet.gdml.solve import check_memory
 from pygschnet.gdml.training import train
+from pygschnet.graph import molecule_index
 from pygschnet.representations import Representation
 
 SIGMAS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
@@ -67,7 +68,7 @@ class GDML(Representation):
         if regularisation < 0:
             raise InputError(f"regularisation must not be negative, got {regularisation}")
         self.features, self.cutoff = 1, None
-        self.symmetric, self.sigmas = symmetric, sigmas
+        self.symmetric, self.sigmas = symmetric, list(sigmas)
         self.regularisation, self.max_gigabytes = regularisation, max_gigabytes
         empty = torch.zeros(0, 0, dtype=torch.float64)
         self.register_buffer("z", torch.zeros(0, dtype=torch.long))
@@ -93,14 +94,14 @@ class GDML(Representation):
             raise InputError("this GDML has not been trained: call fit, or load a trained model")
         if "cell" in data and data.pbc.any():
             raise InputError("GDML is a force field of one molecule: a crystal has no matrix of all distances")
-        atoms = len(self.z)
-        if len(data.z) % atoms or not (data.z.view(-1, atoms) == self.z).all():
-            names = ["".join(chemical_symbols[number] for number in z.tolist()) for z in (self.z, data.z[: atoms + 1])]
+        batch, molecules = molecule_index(data)
+        if not torch.equal(data.z, self.z.repeat(molecules)) or (batch != 0).sum() != (molecules - 1) * len(self.z):
+            own, given = ("".join(chemical_symbols[n] for n in z.tolist()) for z in (self.z, data.z[batch == batch[0]]))
             raise InputError(
-                f"this GDML is a force field of {names[0]} with its atoms in this order, not of {names[1]}…: bring "
-                "the atoms into this order, or train on the other molecule"
+                f"this GDML is a force field of {own} with its atoms in this order, and given was {given}, or a batch "
+                "with other molecules: bring the atoms into this order, or train on the other molecule"
             )
-        return self.atomic_energies(data.pos.double().view(-1, atoms, 3)).view(-1, 1)
+        return self.atomic_energies(data.pos.double().view(molecules, -1, 3)).view(-1, 1)
 
     def atomic_energies(self, pos: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames atoms"]:
         """The energies of the atoms, in eV.
