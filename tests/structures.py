@@ -78,16 +78,20 @@ EQUIVALENT = ([0, 1, 2, 3, 4, 5, 7, 8, 6], [0, 1, 2, 3, 5, 4, 6, 8, 7])
 
 def shuffled_ethanol(frames: int, seed: int = 0) -> list[Data]:
     """Distorted frames with the labels of a random SchNet, their equivalent atoms in random order."""
-    model, rng, labelled = steep_model(), np.random.default_rng(seed), []
-    for frame in range(frames):
-        data = graph(ethanol(1000 * seed + frame), model)
+    model, rng = steep_model(), np.random.default_rng(seed)
+    orders = []
+    for _ in range(frames):
         order = np.arange(9)
         for generator in rng.integers(0, 2, size=6):
             order = order[EQUIVALENT[generator]]
-        prediction = model(data)
-        labels = {"energy": prediction.energy.detach(), "forces": prediction.forces.detach()[order]}
-        labelled.append(RadiusGraph(None)(Data(z=data.z, pos=data.pos[order], **labels)))
-    return labelled
+        orders.append(order)
+    molecules = [pygschnet.from_atoms(ethanol(1000 * seed + frame)) for frame in range(frames)]
+    prediction = model(batch_of(molecules, model))
+    labels = zip(molecules, prediction.energy.detach(), prediction.forces.detach().split(9), orders, strict=True)
+    return [
+        RadiusGraph(None)(Data(z=data.z, pos=data.pos[order], energy=energy.view(1), forces=forces[order]))
+        for data, energy, forces, order in labels
+    ]
 
 
 def suited(molecule: Data, model: AtomisticModel) -> Data:

@@ -75,7 +75,7 @@ def test_training_forces_are_interpolated_as_regularisation_vanishes(symmetric):
     for regularisation in (1e-2, 1e-5, 1e-10):
         predicted = fitted(symmetric, regularisation=regularisation).forces(pos)
         errors.append((predicted - forces).abs().max().item())
-    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-6 * forces.abs().max()
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-4 * forces.abs().max()
 
 
 def test_energy_differences():
@@ -104,8 +104,7 @@ def test_permutations_are_recovered():
     pos, _ = arrays(shuffled_ethanol(40))
     found = recover(np.array(ethanol().numbers), pos)
     assert {tuple(order) for order in found.tolist()} == GROUP and found[0].tolist() == list(range(9))
-    ordered = np.stack([ethanol(k).positions for k in range(20)])
-    assert len(recover(np.array(ethanol().numbers), ordered)) == 1
+    assert len(recover(np.arange(1, 10), pos)) == 1  # were they all different elements
 
 
 def test_groups_that_are_too_large_are_not_believed():
@@ -210,12 +209,12 @@ def test_model_files_checkpoints_and_calculator(tmp_path):
 
 
 def test_sigma_is_chosen_on_validation_forces(capsys):
-    gdml = fitted(True, 20, sigmas=[8.0, 2.0, 0.2, 40.0, 300.0])
-    held_out = shuffled_ethanol(6, 7)
-    pos, forces = (torch.from_numpy(array) for array in arrays(held_out))
-    errors = {s: (fitted(True, 20, sigmas=[s]).forces(pos) - forces).square().mean().item() for s in gdml.sigmas}
-    assert float(gdml.sigma) == min(errors, key=errors.get)
-    assert "σ = 2 1/Å: RMSE of the validation forces" in capsys.readouterr().out
+    gdml = fitted(True, 20, sigmas=[8.0, 0.2, 3.0, 40.0])
+    pos, forces = (torch.from_numpy(array) for array in arrays(shuffled_ethanol(6, 7)))
+    errors = [(fitted(True, 20, sigmas=[s]).forces(pos) - forces).square().mean().sqrt() for s in (0.2, 3.0, 8.0)]
+    assert float(gdml.sigma) == 3.0 and errors[1] < errors[2] < errors[0]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[1].startswith(f"σ = 3 1/Å: RMSE of the validation forces {errors[1]:.5f} eV/Å")
     with pytest.warns(UserWarning, match="is at the end"):
         fitted(True, 20, sigmas=[0.2, 0.1])
 
@@ -250,8 +249,8 @@ def test_solution_in_place(size):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda frames: [frame.pop("forces") for frame in frames], "learns from forces, and the training data have none"),
-        (lambda frames: frames[3].update({"z": frames[3].z.flip(0)}), "several molecules, or atoms in different orders"),
+        (lambda frames: [frame.pop("forces") for frame in frames], "the training data have none"),
+        (lambda frames: frames[3].update({"z": frames[3].z.flip(0)}), "atoms in different orders"),
         (lambda frames: frames.clear(), "there are no training data"),
     ],
 )  # fmt: skip

@@ -52,17 +52,17 @@ class GDMLRegressor:
 
     def fit(
         self,
-        X: Float[Array, "frames atoms 3"],
-        y: Float[Array, "frames atoms 3"],
+        X: Float[Array, "frames ..."],
+        y: Float[Array, "frames ..."],
         energies: Float[Array, "frames"] | None = None,
-        X_val: Float[Array, "others atoms 3"] | None = None,
-        y_val: Float[Array, "others atoms 3"] | None = None,
+        X_val: Float[Array, "others ..."] | None = None,
+        y_val: Float[Array, "others ..."] | None = None,
     ) -> "GDMLRegressor":
         """Train; of several σ the one is taken that is best for the validation frames.
 
         Args:
-            X: positions in Å.
-            y: forces in eV/Å.
+            X: positions in Å, [frames, atoms, 3].
+            y: forces in eV/Å, likewise.
             energies: in eV, for the constant of the energy, which is 0 without.
             X_val: positions of the validation frames; if null every tenth training frame is held out, where there
                 are several σ to choose from.
@@ -86,7 +86,7 @@ class GDMLRegressor:
         self.sigma_, self.n_features_in_ = float(gdml.sigma), 3 * len(self.z)
         return self
 
-    def predict(self, X: Float[Array, "frames atoms 3"]) -> Float[Array, "frames atoms 3"]:
+    def predict(self, X: Float[Array, "frames ..."]) -> Float[Array, "frames atoms 3"]:
         """Forces in eV/Å.
 
         Args:
@@ -94,7 +94,7 @@ class GDMLRegressor:
         """
         return self._gdml().forces(self._positions(X)).numpy()
 
-    def predict_energy(self, X: Float[Array, "frames atoms 3"]) -> Float[Array, "frames"]:
+    def predict_energy(self, X: Float[Array, "frames ..."]) -> Float[Array, "frames"]:
         """Energies in eV.
 
         Args:
@@ -103,7 +103,7 @@ class GDMLRegressor:
         with torch.no_grad():
             return self._gdml().atomic_energies(self._positions(X)).sum(1).numpy()
 
-    def score(self, X: Float[Array, "frames atoms 3"], y: Float[Array, "frames atoms 3"]) -> float:
+    def score(self, X: Float[Array, "frames ..."], y: Float[Array, "frames ..."]) -> float:
         """R² of all components of the forces.
 
         Args:
