@@ -144,10 +144,10 @@ class GDMLRegressor:
         )
 
     def _gdml(self) -> GDML:
-        try:
-            return self.model_.representation
-        except AttributeError:
-            raise InputError("this GDMLRegressor has not been trained: call fit first") from None
+        fitted = vars(self).get("model_")
+        if fitted is None:
+            raise InputError("this GDMLRegressor has not been trained: call fit first")
+        return fitted.representation
 
     def _positions(self, X: Array) -> torch.Tensor:
         if X.shape[1:] != (len(self.z), 3):

@@ -66,8 +66,8 @@ def collect(batches: Iterable[Data], what: str, most: int | None = None) -> Fram
         raise InputError(f"there are no {what} data" + (": give one σ alone" if what == "validation" else ""))
     if len(z) < 2:
         raise InputError("GDML describes molecules by distances between atoms, and there is only one atom")
-    found = Frames(z, torch.cat(pos), torch.cat(forces), torch.cat(energy) if len(energy) == len(pos) else None)
-    return found if most is None else Frames(z, *(None if part is None else part[:most] for part in found[1:]))
+    known = torch.cat(energy)[:most] if len(energy) == len(pos) else None
+    return Frames(z, torch.cat(pos)[:most], torch.cat(forces)[:most], known)
 
 
 def energy_constant(integrated: Float[Tensor, "frames"], energy: Float[Tensor, "frames"]) -> float:
