@@ -20,13 +20,14 @@ from pygschnet.nn.symmetry import (
     channel_pairs,
     distance_factors,
     sum_of_pairs,
+    sum_over_partners,
     symmetry_functions,
 )
 
 
 def differentiable_functions(
     vectors: Float[Tensor, "atoms neighbours dimensions"],
-    weights: Float[Tensor, "atoms neighbours channels"],
+    weights: Float[Tensor, "atoms channels neighbours"],
     recipe: Recipe,
     positions: Sequence[Tensor],
 ) -> Float[Tensor, "atoms functions"]:
@@ -64,14 +65,15 @@ class _Pull(Function):
     def forward(ctx, gradient, vectors, weights, jacobian, recipe, positions):
         ctx.save_for_backward(gradient, vectors, weights, jacobian)
         ctx.settings = recipe, positions
-        return torch.einsum("af,akfx->akx", gradient, jacobian)
+        return (gradient.unsqueeze(1) @ jacobian.flatten(2)).view(vectors.shape[0], *jacobian.shape[2:]).mT
 
     @staticmethod
     def backward(ctx, displacement):
         gradient, vectors, weights, jacobian = ctx.saved_tensors
         recipe, positions = ctx.settings
         if not any(tensor.requires_grad for tensor in positions):
-            return torch.einsum("akx,akfx->af", displacement, jacobian), None, None, None, None, None
+            of_gradient = jacobian.flatten(2) @ displacement.mT.flatten(1).unsqueeze(2)
+            return of_gradient.squeeze(2), None, None, None, None, None
         further = torch.is_grad_enabled()
         with torch.enable_grad():  # of views: the gradient depends on the vectors too, which is not asked for here
             inputs = [tensor.view_as(tensor).requires_grad_() for tensor in (gradient, vectors)]
@@ -83,9 +85,9 @@ class _Pull(Function):
 
 def with_jacobian(
     vectors: Float[Tensor, "atoms neighbours dimensions"],
-    weights: Float[Tensor, "atoms neighbours channels"],
+    weights: Float[Tensor, "atoms channels neighbours"],
     recipe: Recipe,
-) -> tuple[Float[Tensor, "atoms functions"], Float[Tensor, "atoms neighbours functions dimensions"]]:
+) -> tuple[Float[Tensor, "atoms functions"], Float[Tensor, "atoms functions dimensions neighbours"]]:
     """G of every atom, and ∂G_i/∂r_j: how it changes as each of the neighbours moves.
 
     Args:
@@ -97,55 +99,55 @@ def with_jacobian(
     unit = vectors / distances.unsqueeze(-1)
     functions, slopes = _radial(distances, weights, recipe)
     angular, jacobian = _angular(vectors, unit, distances, weights, recipe)
-    of_radial = slopes.unsqueeze(-1) * unit.unsqueeze(2)
-    return torch.cat([functions, angular], 1), torch.cat([of_radial, jacobian], 2)
+    of_radial = slopes.unsqueeze(2) * unit.mT.unsqueeze(1)
+    return torch.cat([functions, angular], 1), torch.cat([of_radial, jacobian], 1)
 
 
 def _radial(distances: Tensor, weights: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """G², [atoms, functions], and dG²/dd_ij, [atoms, neighbours, functions]."""
-    offset = distances.unsqueeze(-1) - recipe.centres
-    bells = torch.exp(-recipe.radial_etas * offset.square())
-    envelope, slope = recipe.envelope(distances).unsqueeze(-1), recipe.slope(distances).unsqueeze(-1)
-    slopes = bells * (slope - 2.0 * recipe.radial_etas * offset * envelope)
-    return (weights.mT @ (bells * envelope)).flatten(1), (weights.unsqueeze(-1) * slopes.unsqueeze(2)).flatten(2)
+    """G², [atoms, functions], and dG²/dd_ij, [atoms, functions, neighbours]."""
+    etas = recipe.radial_etas.unsqueeze(-1)
+    offset = distances.unsqueeze(1) - recipe.centres.unsqueeze(-1)
+    bells = torch.exp(-etas * offset.square())
+    envelope, slope = recipe.envelope(distances).unsqueeze(1), recipe.slope(distances).unsqueeze(1)
+    slopes = bells * (slope - 2.0 * etas * offset * envelope)
+    functions = (weights * envelope) @ bells.mT
+    return functions.flatten(1), (weights.unsqueeze(2) * slopes.unsqueeze(1)).flatten(1, 2)
 
 
 def _angular(
     vectors: Tensor, unit: Tensor, distances: Tensor, weights: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
-    """G⁵ or G⁴, [atoms, functions], and ∂G/∂r_j, [atoms, neighbours, functions, dimensions].
+    """G⁵ or G⁴, [atoms, functions], and ∂G/∂r_j, [atoms, functions, dimensions, neighbours].
 
     A triplet gives w_j b_j A(cosθ_jk) b_k w_k, and ∂cosθ_jk/∂r_j = (u_k − cosθ_jk u_j)/d_j with cosθ_jk = u_j·u_k:
     what is summed over k is A b_k w_k and A′ b_k w_k u_k, for G⁴ with the factors of d_jk.
     """
     angles, turns = angular_factors(unit @ unit.mT, recipe.zetas)
     own = distance_factors(distances, recipe)
-    shares = weights.unsqueeze(-1) * own.unsqueeze(2)
-    pointing = shares.unsqueeze(-1) * unit[:, :, None, None]
+    shares = weights.unsqueeze(2) * own.unsqueeze(1)
+    third = None
     if recipe.cross_terms:
         apart = between(vectors)
         lengths = torch.linalg.vector_norm(apart, dim=-1)
-        third, stretch = distance_factors(lengths, recipe), _distance_slopes(lengths, recipe)
-        partners = torch.einsum("asjk,ajke,akce->asjce", angles, third, shares)
-        turned = torch.einsum("asjk,ajke,akcex->asjcex", turns, third, pointing)
-        stretched = torch.einsum("asjk,ajke,akce,ajkx->asjcex", angles, stretch, shares, apart / lengths.unsqueeze(-1))
-    else:
-        partners = torch.einsum("asjk,akce->asjce", angles, shares)
-        turned = torch.einsum("asjk,akcex->asjcex", turns, pointing)
-    bond, share = unit[:, None, :, None, None], own[:, None, :, None]
-    inverse = share / distances[:, None, :, None, None]
-    along = _distance_slopes(distances, recipe)[:, None, :, None] * partners - inverse * (turned * bond).sum(-1)
-    pulls = along.unsqueeze(-1) * bond + inverse.unsqueeze(-1) * turned
-    if recipe.cross_terms:
-        pulls = pulls + share.unsqueeze(-1) * stretched
-    first, second, once = channel_pairs(weights.shape[2], weights)
-    pulls = pulls.permute(0, 2, 3, 1, 4, 5).flatten(3, 4)  # [atoms, neighbours, channels, functions, dimensions]
-    here, there = (once * weights[:, :, channel] for channel in (first, second))
-    jacobian = here[..., None, None] * pulls[:, :, second] + there[..., None, None] * pulls[:, :, first]
-    return sum_of_pairs(partners, shares), jacobian.flatten(2, 3)
+        third = distance_factors(lengths.flatten(1), recipe)
+    partners = sum_over_partners(shares, angles, third)
+    turned = torch.stack([sum_over_partners(shares * u[:, None, None], turns, third) for u in unit.unbind(-1)], 4)
+    bond, share = unit.mT[:, None, None, None], own[:, None, :, None]
+    inverse = share / distances[:, None, None, None]
+    along = _distance_slopes(distances, recipe)[:, None, :, None] * partners - inverse * (turned * bond).sum(4)
+    pulls = along.unsqueeze(4) * bond + inverse.unsqueeze(4) * turned
+    if third is not None:
+        stretch = _distance_slopes(lengths.flatten(1), recipe)
+        directions = (apart / lengths.unsqueeze(-1)).flatten(1, 2).mT
+        stretched = [sum_over_partners(shares, angles, stretch * x.unsqueeze(1)) for x in directions.unbind(1)]
+        pulls = pulls + share.unsqueeze(4) * torch.stack(stretched, 4)
+    first, second, once = channel_pairs(weights)
+    here, there = (once.unsqueeze(1) * weights[:, channel] for channel in (first, second))
+    jacobian = here[:, :, None, None, None] * pulls[:, second] + there[:, :, None, None, None] * pulls[:, first]
+    return sum_of_pairs(partners, shares), jacobian.flatten(1, 3)
 
 
 def _distance_slopes(distances: Tensor, recipe: Recipe) -> Tensor:
     """The derivative of `distance_factors`."""
-    d, etas = distances.unsqueeze(-1), recipe.angular_etas
+    d, etas = distances.unsqueeze(1), recipe.angular_etas.unsqueeze(-1)
     return torch.exp(-etas * d.square()) * (recipe.slope(d) - 2.0 * etas * d * recipe.envelope(d))
