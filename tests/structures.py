@@ -12,8 +12,8 @@ from torch_geometric.data import Batch, Data
 
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
-from pygschnet.heads import Elemental, Sum
-from pygschnet.representations import SymmetryFunctions, Zeros
+from pygschnet.heads import Elemental, Set2SetReadout, Sum
+from pygschnet.representations import DTNN, EnnS2S, SymmetryFunctions, Zeros
 from pygschnet.saving import VARIANTS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -22,8 +22,8 @@ SCHNETS = (*VARIANTS, "short", "table")
 """The presets; a small model whose cutoff is shorter than most molecules, with a smooth cutoff function; the
 last takes its filters from a table, which float64 does not do by itself."""
 
-MODELS = (*SCHNETS, "zeros", "wacsf", "acsf")
-"""Every representation."""
+MODELS = (*SCHNETS, "dtnn", "dtnn_short", "zeros", "wacsf", "acsf", "enn_s2s")
+"""Every representation; the short ones have a cutoff shorter than most molecules."""
 
 
 def make_model(name: str) -> AtomisticModel:
@@ -33,13 +33,23 @@ def make_model(name: str) -> AtomisticModel:
             16, 12, 2, gaussians=12, gaussian_stop=2.5, gamma=None, cutoff=2.5, cutoff_form="polynomial"
         )
         model = AtomisticModel(representation, Atomwise(16, references={"H": -13.6, "C": -1029.0}))
+    elif name == "dtnn_short":
+        representation = DTNN(
+            16, 12, 2, gaussians=12, gaussian_stop=2.5, gamma=None, cutoff=2.5, cutoff_form="polynomial"
+        )
+        model = AtomisticModel(representation, Atomwise(16, activation="tanh", references={"H": -13.6, "C": -1029.0}))
     elif name == "zeros":
         model = AtomisticModel(Zeros(), Sum(references={"H": -13.6, "C": -1029.0}))
     elif name in ("wacsf", "acsf"):
         model = symmetry_model(weighted=name == "wacsf")
+    elif name == "enn_s2s":
+        representation = EnnS2S(12, 3, edge_layers=2, edge_hidden=10)
+        head = Set2SetReadout(representation.features, 4, 16, scale=20.0, references={"H": -13.6, "C": -1029.0})
+        model = AtomisticModel(representation, head)
     else:
         model = pygschnet.preset("schnetpack" if name == "table" else name)
-        model.representation.filters_from = "table" if name == "table" else "auto"
+        if isinstance(model.representation, SchNet):
+            model.representation.filters_from = "table" if name == "table" else "auto"
     return randomise(model).double().eval()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from pygschnet.graph import molecule_index
 from pygschnet.heads.energy import EnergyHead, References
 from pygschnet.nn import dense, shifted_softplus
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu, "tanh": torch.tanh}
 
 
 class Atomwise(EnergyHead):
@@ -21,7 +22,7 @@ class Atomwise(EnergyHead):
     Args:
         features: length of the feature vectors.
         hidden: width of the hidden layer; half the features if null.
-        activation: of the hidden layer, "ssp" or "silu".
+        activation: of the hidden layer, "ssp", "silu" or "tanh".
         aggregation: "sum", or "mean" for a property that does not grow with the molecule.
         zero_last_layer: start from the energy of the mean, as the released code of 2017 does.
         scale: σ in eV, what one unit of network output stands for; if null the standard deviation of the training
@@ -37,7 +38,7 @@ class Atomwise(EnergyHead):
         self,
         features: int = 64,
         hidden: int | None = None,
-        activation: Literal["ssp", "silu"] = "ssp",
+        activation: Literal["ssp", "silu", "tanh"] = "ssp",
         aggregation: Literal["sum", "mean"] = "sum",
         zero_last_layer: bool = False,
         scale: float | None = None,

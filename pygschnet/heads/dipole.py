@@ -3,22 +3,20 @@
 from typing import Literal
 
 import torch
-from ase.data import atomic_masses
 from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, molecule_index
-from pygschnet.heads.atomwise import ACTIVATIONS
-from pygschnet.heads.base import Head, per_molecule
-from pygschnet.nn import dense
+from pygschnet.graph import molecule_index
+from pygschnet.heads.base import per_molecule
+from pygschnet.heads.moments import Moments
 
 EPSILON = 1e-6
 """In e·Å: the magnitude is √(‖μ‖² + ε²), whose gradient is 0, not undefined, where symmetry lets μ vanish."""
 
 
-class Dipole(Head):
+class Dipole(Moments):
     """Dipole moment of latent charges: μ = Σ_i q_i (r_i − r_0), q_i = q̃_i + (Q − Σ_k q̃_k)/n, q̃_i = net(x_i).
 
     In e·Å. The charges q_i, in e, add up to the charge Q of the molecule exactly; Q is the field `charge` of the data,
@@ -30,7 +28,7 @@ class Dipole(Head):
     Args:
         features: length of the feature vectors.
         hidden: width of the hidden layer; half the features if null.
-        activation: of the hidden layer, "ssp" or "silu".
+        activation: of the hidden layer, "ssp", "silu" or "tanh".
         magnitude: give and learn √(‖μ‖² + ε²), ε = 10⁻⁶ e·Å, instead of μ; of labels that are vectors the magnitude
             is taken, for data whose dipoles are not in the frame of their positions.
 
@@ -38,21 +36,17 @@ class Dipole(Head):
         Meuwly, J. Chem. Theory Comput. 15, 3678 (2019), for the conservation of charge.
     """
 
-    masses: Float[Tensor, "elements"]
+    quantity = "dipole"
 
     def __init__(
         self,
         features: int = 64,
         hidden: int | None = None,
-        activation: Literal["ssp", "silu"] = "ssp",
+        activation: Literal["ssp", "silu", "tanh"] = "ssp",
         magnitude: bool = False,
     ):
-        super().__init__()
-        self.features, self.hidden = features, features // 2 if hidden is None else hidden
-        self.activation, self.magnitude = activation, magnitude
-        self.dense_1 = dense(features, self.hidden)
-        self.dense_2 = dense(self.hidden, 1)
-        self.register_buffer("masses", torch.from_numpy(atomic_masses[: MAX_Z + 1].copy()), persistent=False)
+        super().__init__(features, hidden, activation, outputs=1)
+        self.magnitude = magnitude
 
     def forward(
         self, x: Float[Tensor, "atoms features"], data: Data
@@ -62,15 +56,11 @@ class Dipole(Head):
         Raises:
             InputError: for periodic systems.
         """
-        if "cell" in data and data.pbc.any():
-            raise InputError("the dipole of a crystal is not defined: use a model without a Dipole head")
         batch, molecules = molecule_index(data)
-        latent = self.dense_2(ACTIVATIONS[self.activation](self.dense_1(x))).squeeze(-1).double()
+        latent, r = self.latent(x).squeeze(-1), self.arms(data)
         missing = (data.charge.double() if "charge" in data else 0.0) - per_molecule(latent, batch, molecules)
         charges = latent + (missing / torch.bincount(batch, minlength=molecules))[batch]
-        pos, masses = data.pos.double(), self.masses[data.z].unsqueeze(-1)
-        centre = per_molecule(masses * pos, batch, molecules) / per_molecule(masses, batch, molecules)
-        dipole = per_molecule(charges.unsqueeze(-1) * (pos - centre[batch]), batch, molecules)
+        dipole = per_molecule(charges.unsqueeze(-1) * r, batch, molecules)
         return (dipole.square().sum(-1) + EPSILON**2).sqrt() if self.magnitude else dipole, charges
 
     def label(self, values: Float[Tensor, "molecules *given"]) -> Float[Tensor, "molecules *components"]:

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from pygschnet.errors import InputError
 from pygschnet.interpret.contributions import rank_correlation
 from pygschnet.model import AtomisticModel
-from pygschnet.representations import SchNet
+from pygschnet.representations import DTNN, SchNet
 
 NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86)
 """Their atomic numbers, and 0: a period ends with each."""
@@ -62,13 +62,13 @@ def embedding_components(model: AtomisticModel) -> Embedding:
     which it grows with Z; of the others, that with which the largest coordinate is positive.
 
     Args:
-        model: a trained SchNet.
+        model: a trained SchNet or DTNN.
 
     Raises:
         InputError: for a representation without embeddings, or fewer than two trained elements.
     """
-    if not isinstance(model.representation, SchNet):
-        raise InputError(f"{type(model.representation).__name__} has no embeddings of elements: only SchNet has")
+    if not isinstance(model.representation, SchNet | DTNN):
+        raise InputError(f"{type(model.representation).__name__} has no embeddings of elements: SchNet and DTNN have")
     elements = model.head.elements.nonzero().flatten().cpu().numpy()
     if len(elements) < 2:
         raise InputError(f"components need two trained elements or more, this model has {len(elements)}: train it")
