@@ -5,16 +5,20 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from hypothesis import given, settings
 from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader
 
 import pygschnet
 from pygschnet import RadiusGraph, from_atoms
+from pygschnet.heads import Elemental
 from pygschnet.nn import symmetry_jacobian
 from pygschnet.representations import SymmetryFunctions, symmetry_functions
+from pygschnet.training import AtomisticModule
 from tests.structures import ethanol, molecules
 
 CUTOFFS = {
@@ -221,6 +225,15 @@ def test_a_few_atoms_at_a_time_give_the_same(settings, monkeypatch):
     assert calls[0] == 18 and calls[-18:] == [1] * 18
 
 
+def test_edges_in_any_order_give_the_same():
+    representation = SymmetryFunctions(cross_terms=True)
+    data = RadiusGraph(5.0)(from_atoms(ethanol()))
+    order = torch.randperm(data.edge_index.shape[1], generator=torch.Generator().manual_seed(0))
+    shuffled = Data(z=data.z, pos=data.pos, edge_index=data.edge_index[:, order])
+    expected = representation.functions(data)
+    torch.testing.assert_close(representation.functions(shuffled), expected, rtol=1e-13, atol=1e-13)
+
+
 def batches_of(numbers: list[int]) -> list[Batch]:
     """Distorted ethanols and one hydrogen cyanide, in batches of these sizes."""
     frames = [from_atoms(molecule("HCN")), *(from_atoms(ethanol(seed)) for seed in range(sum(numbers) - 1))]
@@ -253,6 +266,23 @@ def test_statistics_do_not_depend_on_the_batches_and_stay_exact():
     many.fit([single for single in batches_of([1] * 40)], [])
     torch.testing.assert_close(many.mean, one.mean, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(many.scale, one.scale, rtol=1e-9, atol=1e-9)
+
+
+def test_training_takes_statistics_from_the_training_molecules_only(tmp_path):
+    frames = [RadiusGraph(5.0)(from_atoms(ethanol(seed))) for seed in range(12)]
+    for k, data in enumerate(frames):
+        data.energy, data.forces = torch.tensor([0.1 * k]).double(), torch.zeros_like(data.pos)
+    module = AtomisticModule(SymmetryFunctions(), Elemental(32, ["H", "C", "N", "O"]))
+    settings = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path, max_steps=2, log_every_n_steps=1, enable_progress_bar=False, **settings
+    )
+    trainer.fit(module, DataLoader(frames[:8], 4, shuffle=True), DataLoader(frames[8:], 4))
+    expected = SymmetryFunctions()
+    expected.fit([Batch.from_data_list(frames[:8])], [])
+    for model in (module.model, module.averaged):
+        torch.testing.assert_close(model.representation.mean, expected.mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(model.representation.scale, expected.scale, rtol=1e-6, atol=0)
 
 
 def test_casting_keeps_the_statistics():
