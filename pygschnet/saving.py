@@ -31,7 +31,7 @@ FORMAT = 2
 VARIANTS = ("paper", "tf2017", "schnetpack", "pyg")
 """The published variants of SchNet that `preset` knows."""
 
-PRESETS = (*VARIANTS, "dtnn", "dtnn_code")
+PRESETS = (*VARIANTS, "dtnn", "dtnn_code", "wacsf", "acsf", "enn_s2s", "mean", "least_squares")
 """All that `preset` knows: these and the other systems of its papers."""
 
 
@@ -39,8 +39,10 @@ def preset(name: str) -> AtomisticModel:
     """An untrained model with a published architecture.
 
     Args:
-        name: "paper" (arXiv:1706.08566), "tf2017" (the code released with it), "schnetpack" (SchNetPack 1.0),
-            "pyg" (PyTorch Geometric), "dtnn" (arXiv:1609.08259) or "dtnn_code" (the code released with it).
+        name: of SchNet "paper" (arXiv:1706.08566), "tf2017" (the code released with it), "schnetpack" (SchNetPack 1.0)
+            or "pyg" (PyTorch Geometric); "dtnn" (arXiv:1609.08259), "dtnn_code" (the code released with it), "wacsf"
+            and "acsf" (Behler–Parrinello networks), "enn_s2s" (arXiv:1704.01212), "gdml", "sgdml"; and the baselines
+            "mean" and "least_squares".
 
     Raises:
         InputError: for any other name.

@@ -12,8 +12,8 @@ from torch_geometric.data import Batch, Data
 
 import pygschnet
 from pygschnet import AtomisticModel, Atomwise, RadiusGraph, SchNet
-from pygschnet.heads import Sum
-from pygschnet.representations import DTNN, Zeros
+from pygschnet.heads import Elemental, Set2SetReadout, Sum
+from pygschnet.representations import DTNN, EnnS2S, SymmetryFunctions, Zeros
 from pygschnet.saving import VARIANTS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -22,7 +22,7 @@ SCHNETS = (*VARIANTS, "short", "table")
 """The presets; a small model whose cutoff is shorter than most molecules, with a smooth cutoff function; the
 last takes its filters from a table, which float64 does not do by itself."""
 
-MODELS = (*SCHNETS, "dtnn", "dtnn_short", "zeros")
+MODELS = (*SCHNETS, "dtnn", "dtnn_short", "zeros", "wacsf", "acsf", "enn_s2s")
 """Every representation; the short ones have a cutoff shorter than most molecules."""
 
 
@@ -40,11 +40,30 @@ def make_model(name: str) -> AtomisticModel:
         model = AtomisticModel(representation, Atomwise(16, activation="tanh", references={"H": -13.6, "C": -1029.0}))
     elif name == "zeros":
         model = AtomisticModel(Zeros(), Sum(references={"H": -13.6, "C": -1029.0}))
+    elif name in ("wacsf", "acsf"):
+        model = symmetry_model(weighted=name == "wacsf")
+    elif name == "enn_s2s":
+        representation = EnnS2S(12, 3, edge_layers=2, edge_hidden=10)
+        head = Set2SetReadout(representation.features, 4, 16, scale=20.0, references={"H": -13.6, "C": -1029.0})
+        model = AtomisticModel(representation, head)
     else:
         model = pygschnet.preset("schnetpack" if name == "table" else name)
         if isinstance(model.representation, SchNet):
             model.representation.filters_from = "table" if name == "table" else "auto"
     return randomise(model).double().eval()
+
+
+def symmetry_model(weighted: bool) -> AtomisticModel:
+    """Elemental networks, on wACSF of the published parameters or on ACSF with all that those do not have."""
+    others = {"radial": 8, "angular": 3, "zetas": [1, 2, 4], "cross_terms": True, "cutoff_form": "polynomial"}
+    representation = SymmetryFunctions(weighted, elements=["H", "C", "N", "O"], **({} if weighted else others))
+    rng = np.random.default_rng(0)
+    many = [jittered(rng, count) for count in range(2, 18)]
+    representation.fit([RadiusGraph(representation.cutoff)(Batch.from_data_list(many))], [])
+    references = {"H": -13.6, "C": -1029.0}
+    return AtomisticModel(
+        representation, Elemental(representation.features, ["H", "C", "N", "O"], references=references)
+    )
 
 
 def steep_model() -> AtomisticModel:
@@ -94,10 +113,13 @@ def batch_of(molecules: list[Data], model: AtomisticModel) -> Batch:
 
 @st.composite
 def molecules(draw, low: int = 1, high: int = 8) -> Data:
-    """Random atoms, no two closer than 0.5 Å: points of a jittered grid."""
+    """Random atoms, no two closer than 0.5 Å."""
     count = draw(st.integers(low, high))
-    seed = draw(st.integers(0, 2**32 - 1))
-    rng = np.random.default_rng(seed)
+    return jittered(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), count)
+
+
+def jittered(rng: np.random.Generator, count: int) -> Data:
+    """Atoms on points of a jittered grid."""
     sites = rng.permutation(27)[:count]
     grid = np.stack(np.unravel_index(sites, (3, 3, 3)), axis=-1) * 1.3
     pos = torch.from_numpy(grid + rng.uniform(-0.4, 0.4, (count, 3)))

@@ -10,7 +10,7 @@ FLOORS = (
     {"errors", "files", "presets", "ranks"},
     {"units", "kernels"},
     {"graph", "nn", "frames"},
-    {"neighbours"},
+    {"neighbours", "bonds"},
     {"representations", "heads"},
     {"model", "datasets", "gdml"},
     {"saving"},

@@ -111,6 +111,8 @@ class AtomisticModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Take scale and shift from the training data, unless they are there already."""
+        if not self.trainable and self.trainer.world_size > 1:
+            raise InputError("this model has nothing to train by descent: fit it in one process, --trainer.devices 1")
         self.trainer.fit_loop.setup_data()
         loader: Any = self.trainer.train_dataloader
         first = loader.dataset[0]
@@ -158,7 +160,7 @@ class AtomisticModule(LightningModule):
         """Whether there is anything to train by descent; kernel models and baselines are done once they are fitted."""
         return any(parameter.requires_grad for parameter in self.model.parameters())
 
-    def training_step(self, batch: Data, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """The loss of a batch, scaled so that the mean over all processes is that over all their molecules.
 
         DDP averages gradients over the processes, however many molecules each of them has; what comes out is the
@@ -166,7 +168,7 @@ class AtomisticModule(LightningModule):
         """
         if not self.trainable:
             self.trainer.should_stop = True
-            return None
+            return torch.zeros((), requires_grad=True)
         losses = self.losses(self.model(batch, forces=self.rho > 0), batch)
         molecules, ranks = losses.new_tensor(float(len(losses))), rank_and_number()[1]
         loss = losses.sum() * ranks / sum_over_ranks(molecules)
@@ -200,11 +202,12 @@ class AtomisticModule(LightningModule):
         """The prediction of the averaged weights."""
         return self.averaged(batch)
 
-    def configure_optimizers(self) -> dict[str, Any] | None:
+    def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser and its schedule."""
-        if not self.trainable:
-            return None
-        optimizer = self.optimizer(self.model.parameters())
+        weights = list(self.model.parameters()) or [
+            nn.Parameter(torch.zeros(()))
+        ]  # an optimiser wants to have something
+        optimizer = self.optimizer(weights)
         scheduler = self.scheduler(optimizer)
         schedule: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):

@@ -68,25 +68,31 @@ class RunReport(pl.Callback):
 
     def __init__(self, run_dir: str | Path):
         self.run_dir = Path(run_dir)
-        self.seconds = 0.0  # of training, over all resumed parts
+        self.seconds = self.cpu_seconds = 0.0  # of training, over all resumed parts
         self.record: dict[str, Any] = {}  # what metrics.json holds
         self.units = UNITS
-        self._started = 0.0
+        self._started: tuple[float, float] | None = None  # both clocks
         self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        running = time.monotonic() - self._started if self._started else 0.0
-        return {"seconds": self.seconds + running}
+        seconds, cpu_seconds = self._running()
+        return {"seconds": self.seconds + seconds, "cpu_seconds": self.cpu_seconds + cpu_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = state_dict["seconds"]
+        self.seconds, self.cpu_seconds = state_dict["seconds"], state_dict.get("cpu_seconds", 0.0)
+
+    def _running(self) -> tuple[float, float]:
+        """Seconds of the clock and of the processor since the training, or this part of it, began."""
+        if self._started is None:
+            return 0.0, 0.0
+        return time.monotonic() - self._started[0], time.process_time() - self._started[1]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if isinstance(trainer.datamodule, RecordedData):
             self.units = UNITS | trainer.datamodule.label_units()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = time.monotonic()
+        self._started = time.monotonic(), time.process_time()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(trainer.datamodule, RecordedData) and trainer.is_global_zero:
@@ -95,8 +101,9 @@ class RunReport(pl.Callback):
                 say_memory(trainer, trainer.datamodule, pl_module.model)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds += time.monotonic() - self._started
-        self._started = 0.0
+        seconds, cpu_seconds = self._running()
+        self.seconds, self.cpu_seconds = self.seconds + seconds, self.cpu_seconds + cpu_seconds
+        self._started = None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -172,7 +179,8 @@ class RunReport(pl.Callback):
             "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
         }
         if self.seconds:
-            facts |= {"steps": trainer.global_step, "wall_time_s": round(self.seconds, 1)}
+            times = {"wall_time_s": round(self.seconds, 1), "cpu_time_s": round(self.cpu_seconds, 1)}
+            facts |= {"steps": trainer.global_step} | times
         if isinstance(data, RecordedData):
             facts |= {"data": data.describe(), "split": data.describe_split()}
         return facts
