@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
 from pygschnet.heads import EnergyHead, Head
-from pygschnet.heads.moments import isotropic
+from pygschnet.heads.moments import spread
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import rank_and_number, sum_over_ranks
 from pygschnet.representations import Representation
@@ -138,7 +138,7 @@ class AtomisticModule(LightningModule):
             label = head.label(values)
             if not head.fitted:
                 head.fit(z, batch, label)
-            if (deviation := _deviation(label)) > 0:
+            if (deviation := spread(label)) > 0:
                 self.property_scales[number] = deviation
         self.averaged.load_state_dict(self.model.state_dict())
 
@@ -230,17 +230,6 @@ class AtomisticModule(LightningModule):
 def _everything(loader: DataLoader) -> DataLoader:
     """All molecules of a loader, in the order of the data."""
     return DataLoader(loader.dataset, batch_size=1024, collate_fn=loader.collate_fn)
-
-
-def _deviation(label: Tensor) -> Tensor:
-    """How much labels vary about what does not depend on how the molecules happen to be turned.
-
-    That is the mean of numbers, zero for vectors, and for tensors the mean of a third of their traces, times 1.
-    """
-    if label.dim() != 2:
-        mean = isotropic(label).mean()
-        label = label - (mean if label.dim() == 1 else mean * torch.eye(3).to(label))
-    return label.square().mean().sqrt()
 
 
 class Mean(Metric):
