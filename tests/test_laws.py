@@ -9,7 +9,8 @@ from ase import Atoms
 from hypothesis import given, settings
 from torch_geometric.data import Batch, Data
 
-from tests.structures import MODELS, bare, batch_of, ethanol, graph, make_model, molecules, rotations
+from pygschnet import RadiusGraph, from_atoms
+from tests.structures import MODELS, bare, batch_of, ethanol, graph, make_model, molecules, rotations, suited
 
 pytestmark = pytest.mark.parametrize("model", [make_model(name) for name in MODELS], ids=MODELS)
 
@@ -25,6 +26,16 @@ BY_NATURE = {
         "test_float32_forces_equal_float64",
         "test_force_loss_reaches_every_parameter",
     )
+} | {
+    (law, name): reason
+    for name in ("gdml", "sgdml")
+    for law, reason in {
+        "test_permutation": "of one molecule with its atoms in one order; equivalent atoms: tests/test_gdml.py",
+        "test_molecules_out_of_reach_add_up": "of one molecule",
+        "test_single_atom": "of one molecule, which has distances",
+        "test_diatomic_forces_lie_on_the_bond": "of one molecule",
+        "test_mixed_sizes_keep_their_order": "of one molecule",
+    }.items()
 }
 """Laws that a model does not obey, or that cannot be seen with it, and why."""
 
@@ -45,6 +56,7 @@ def close(a, b, tolerance=1e-10):
 @laws
 @given(molecule=molecules(), rotation=rotations())
 def test_rotation_and_reflection(model, molecule, rotation):
+    molecule = suited(molecule, model)
     before = model(bare(molecule.z, molecule.pos, model))
     after = model(bare(molecule.z, molecule.pos @ rotation.T, model))
     close(after.energy, before.energy)
@@ -55,6 +67,7 @@ def test_rotation_and_reflection(model, molecule, rotation):
 @laws
 @given(molecule=molecules())
 def test_translation(model, molecule):
+    molecule = suited(molecule, model)
     before = model(bare(molecule.z, molecule.pos, model))
     after = model(bare(molecule.z, molecule.pos + torch.tensor([3.0, -7.0, 11.0]), model))
     close(after.energy, before.energy)
@@ -75,6 +88,7 @@ def test_permutation(model, molecule):
 @laws
 @given(molecule=molecules())
 def test_no_net_force_and_no_net_torque(model, molecule):
+    molecule = suited(molecule, model)
     prediction = model(bare(molecule.z, molecule.pos, model))
     close(prediction.forces.sum(0), torch.zeros(3).double())
     close(torch.linalg.cross(molecule.pos, prediction.forces).sum(0), torch.zeros(3).double())
@@ -83,6 +97,7 @@ def test_no_net_force_and_no_net_torque(model, molecule):
 @laws
 @given(molecule=molecules())
 def test_atomic_energies_add_up(model, molecule):
+    molecule = suited(molecule, model)
     prediction = model(bare(molecule.z, molecule.pos, model))
     close(prediction.atomic_energies.sum(), prediction.energy[0])
 
@@ -124,7 +139,8 @@ def test_hessian_is_symmetric(model):
 
 
 def test_energy_is_twice_differentiable(model):
-    data = graph(Atoms("OHH", [[0, 0, 0], [0.96, 0, 0], [-0.2, 0.93, 0]]), model)
+    water = from_atoms(Atoms("OHH", [[0, 0, 0], [0.96, 0, 0], [-0.2, 0.93, 0]]))
+    data = RadiusGraph(model.cutoff)(suited(water, model))
 
     def energy(pos):
         moved = Data(z=data.z, pos=pos, edge_index=data.edge_index, edge_cutoff=data.edge_cutoff)
@@ -138,6 +154,7 @@ def test_energy_is_twice_differentiable(model):
 @laws
 @given(first=molecules(), second=molecules(), third=molecules())
 def test_batch_equals_single_molecules(model, first, second, third):
+    first, second, third = (suited(one, model) for one in (first, second, third))
     together = model(batch_of([first, second, third], model))
     apart = [model(bare(one.z, one.pos, model)) for one in (first, second, third)]
     close(together.energy, torch.cat([one.energy for one in apart]))
@@ -146,12 +163,12 @@ def test_batch_equals_single_molecules(model, first, second, third):
 
 
 def test_no_gradient_between_molecules(model):
-    data = batch_of([Data(z=torch.tensor([1, 8]), pos=torch.eye(3)[:2].double()) for _ in range(2)], model)
+    data = batch_of(2 * [suited(Data(z=torch.tensor([1, 8]), pos=torch.eye(3)[:2].double()), model)], model)
     data.pos.requires_grad_()
     energy = model(data, forces=False).energy
     gradient = torch.autograd.grad(energy[0], data.pos)[0]
-    assert gradient[:2].abs().max() > 0
-    assert gradient[2:].abs().max() == 0
+    assert gradient[data.batch == 0].abs().max() > 0
+    assert gradient[data.batch == 1].abs().max() == 0
 
 
 def test_molecules_out_of_reach_add_up(model):
@@ -193,7 +210,7 @@ def test_diatomic_forces_lie_on_the_bond(model):
 
 
 def test_the_input_is_not_changed(model):
-    data = batch_of([Data(z=torch.tensor([1, 8]), pos=torch.eye(3)[:2].double())], model)
+    data = batch_of([suited(Data(z=torch.tensor([1, 8]), pos=torch.eye(3)[:2].double()), model)], model)
     before = {name: value.clone() for name, value in data.to_dict().items()}
     model(data)
     assert set(data.keys()) == set(before)

@@ -1,4 +1,4 @@
-"""Weights of other people's SchNets: SchNetPack's, PyTorch Geometric's, and those of the TensorFlow code of 2017."""
+"""Other people's models: SchNets of SchNetPack, PyTorch Geometric and the TensorFlow code of 2017, and sGDML's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from pygschnet.convert import pyg, schnetpack, tf2017
+from pygschnet.convert import pyg, schnetpack, sgdml, tf2017
 from pygschnet.convert.assemble import Unsaid, assemble
 from pygschnet.convert.foreign import Foreign, read, tensor
 from pygschnet.errors import InputError
@@ -17,7 +17,7 @@ from pygschnet.units import unit_factor
 
 __all__ = ["Converted", "convert", "from_foreign"]
 
-Kind = Literal["auto", "schnetpack", "pyg", "tf2017"]
+Kind = Literal["auto", "schnetpack", "pyg", "tf2017", "sgdml"]
 
 
 class Converted(NamedTuple):
@@ -25,7 +25,7 @@ class Converted(NamedTuple):
 
     Attributes:
         model: ready to predict.
-        kind: "schnetpack", "pyg" or "tf2017".
+        kind: "schnetpack", "pyg", "tf2017" or "sgdml".
         assumed: settings that neither the file nor the caller has said, with the defaults taken instead.
     """
 
@@ -48,17 +48,18 @@ def convert(
     std: float | None = None,
     elements: list[str] | None = None,
 ) -> None:
-    """Write somebody else's SchNet as a model file of this package.
+    """Write somebody else's SchNet, or a force field of sGDML, as a model file of this package.
 
     Nothing in the source is run. What cannot be represented exactly is refused, and what the source leaves open is
     printed.
 
     Args:
         source: a model, state_dict or Lightning checkpoint of SchNetPack or PyTorch Geometric, or a checkpoint of
-            the TensorFlow code of 2017 (best_model-5000, with its .index and .data files).
+            the TensorFlow code of 2017 (best_model-5000, with its .index and .data files); or an npz file of sGDML.
         output: the file to write, such as model.safetensors.
-        kind: "schnetpack", "pyg" or "tf2017"; "auto" looks at the file.
-        energy_unit: the unit of the energies that the model was trained on, such as "eV" or "kcal/mol"; no file says.
+        kind: "schnetpack", "pyg", "tf2017" or "sgdml"; "auto" looks at the file.
+        energy_unit: the unit of the energies that the model was trained on, such as "eV" or "kcal/mol"; only some of
+            sGDML's files say.
         length_unit: the unit of the positions that it was trained on.
         cutoff: radius of the neighbourhood in length_unit, if the file does not hold it.
         cutoff_form: "cosine", "hard", "mollifier" or "polynomial", if the file does not say.
@@ -73,9 +74,12 @@ def convert(
     converted = from_foreign(source, kind, energy_unit, length_unit, elements, {**given, "mean": mean, "std": std})
     summary = {"converted_from": Path(source).name, "kind": converted.kind, "assumed": converted.assumed}
     save(converted.model, output, summary)
-    settings = architecture(converted.model.representation)["init_args"]
-    print(f"{source}: a SchNet of {converted.kind}, energies in {energy_unit}, written to {output}")
-    print("  " + ", ".join(f"{name} {settings[name]}" for name in ("features", "interactions", "gaussians", "cutoff")))
+    description = architecture(converted.model.representation)
+    system, settings = description["class_path"].rpartition(".")[2], description["init_args"]
+    said = "" if energy_unit is None else f", energies in {energy_unit}"
+    print(f"{source}: a {system} of {converted.kind}{said}, written to {output}")
+    shown = [name for name in ("features", "interactions", "gaussians", "cutoff", "sigmas") if name in settings]
+    print("  " + ", ".join(f"{name} {settings[name]}" for name in shown))
     for name, value in converted.assumed.items():
         print(f"  the file does not say {name}, taken: {value}; if that is wrong give --{name}")
 
@@ -101,6 +105,10 @@ def from_foreign(
     Raises:
         InputError: naming what is missing or cannot be represented.
     """
+    if kind == "sgdml" or (kind == "auto" and sgdml.is_force_field(source)):
+        unsaid = Unsaid({**(given or {}), "elements": elements})
+        unsaid.refuse_rest()
+        return Converted(sgdml.force_field(source, energy_unit, length_unit), "sgdml", {})
     if energy_unit is None:
         raise InputError(
             "model files do not say their unit of energy: give --energy_unit, such as eV (QM9 of PyG), kcal/mol "
