@@ -24,7 +24,8 @@ class Prediction(NamedTuple):
         forces: −∂E/∂r, [atoms, 3], eV/Å; None if not asked for.
         stress: (∂E/∂ε)/V, [molecules, 3, 3], eV/Å³; None if not asked for.
         atomic_energies: [atoms], eV, float64; their sum over a molecule is its energy.
-        properties: by name, [molecules] or [molecules, 3], float64, in the units of the data they were trained on.
+        properties: by name, [molecules], [molecules, 3] or [molecules, 3, 3], float64, in the units of the data they
+            were trained on.
         atomic_properties: what each atom has of these, by the same names, [atoms]: its share of a sum, or its charge
             in e where the property is a dipole.
     """

@@ -31,7 +31,7 @@ FORMAT = 2
 VARIANTS = ("paper", "tf2017", "schnetpack", "pyg")
 """The published variants of SchNet that `preset` knows."""
 
-PRESETS = (*VARIANTS, "dtnn", "dtnn_code", "wacsf", "acsf", "enn_s2s", "mean", "least_squares")
+PRESETS = (*VARIANTS, "dtnn", "dtnn_code", "wacsf", "acsf", "enn_s2s", "gdml", "sgdml", "mean", "least_squares")
 """All that `preset` knows: these and the other systems of its papers."""
 
 

@@ -244,7 +244,7 @@ def scan(model: AtomisticModel, lengths: np.ndarray) -> tuple[np.ndarray, np.nda
 def test_bond_types_make_energies_jump():
     """Where RDKit stops to see a bond the energy jumps; of the distance alone it is continuous (science: MD17)."""
     pytest.importorskip("rdkit")
-    lengths = np.arange(1.2, 1.7, 0.02)
+    lengths = np.arange(0.95, 1.35, 0.02)
     smooth, types = scan(make(), lengths)
     jumping, _ = scan(make(bonds=True), lengths)
     flips = np.flatnonzero(np.diff(types))
@@ -268,6 +268,18 @@ def test_perceived_bonds():
     counts = [torch.bincount(part, minlength=5).tolist() for part in bond_types(data).split([132, 6, 12, 6])]
     assert counts == [[108, 12, 0, 0, 12], [2, 2, 0, 2, 0], [6, 4, 2, 0, 0], [2, 4, 0, 0, 0]]  # both directions
     assert bond_types(graph(Atoms("H"), make())).tolist() == []
+
+
+def test_corners_of_small_rings_are_not_bonded():
+    """Bicyclo[1.1.1]pentane, whose bridgeheads are 1.9 Å apart, and which RDKit's own radii cannot make sense of."""
+    pytest.importorskip("rdkit")
+    corners = [("C", [0, 0, s * 0.935]) for s in (1, -1)] + [("H", [0, 0, s * 2.025]) for s in (1, -1)]
+    for angle in (0, 120, 240):
+        out, across = np.array([[math.cos(a), math.sin(a), 0] for a in np.radians([angle, angle + 90])])
+        corners += [("C", 1.24 * out), ("H", 1.85 * out + 0.9 * across), ("H", 1.85 * out - 0.9 * across)]
+    symbols, positions = zip(*corners, strict=True)
+    types = bond_types(graph(Atoms(symbols, positions), make()))
+    assert torch.bincount(types).tolist() == [13 * 12 - 2 * 14, 2 * 14]
 
 
 def test_perception_knows_the_charge():

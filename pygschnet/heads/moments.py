@@ -109,3 +109,14 @@ class SecondMoments(Moments):
 def isotropic(values: Float[Tensor, "molecules *components"]) -> Float[Tensor, "molecules"]:
     """A third of the trace of tensors; numbers as they are."""
     return values if values.dim() == 1 else values.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+def spread(label: Float[Tensor, "molecules *components"]) -> Float[Tensor, ""]:
+    """How much labels vary about what does not depend on how the molecules happen to be turned.
+
+    That is the mean of numbers, zero for vectors, and for tensors the mean of a third of their traces, times 1.
+    """
+    if label.dim() != 2:
+        mean = isotropic(label).mean()
+        label = label - (mean if label.dim() == 1 else mean * torch.eye(3).to(label))
+    return label.square().mean().sqrt()

@@ -56,7 +56,7 @@ def neighbour_table(target: Int[Tensor, "edges"], atoms: int) -> Int[Tensor, "at
 
 def symmetry_functions(
     vectors: Float[Tensor, "atoms neighbours dimensions"],
-    weights: Float[Tensor, "atoms neighbours channels"],
+    weights: Float[Tensor, "atoms channels neighbours"],
     recipe: Recipe,
 ) -> Float[Tensor, "atoms functions"]:
     """`radial_functions`, then `angular_functions`, of every atom.
@@ -72,23 +72,23 @@ def symmetry_functions(
 
 
 def radial_functions(
-    distances: Float[Tensor, "atoms neighbours"], weights: Float[Tensor, "atoms neighbours channels"], recipe: Recipe
+    distances: Float[Tensor, "atoms neighbours"], weights: Float[Tensor, "atoms channels neighbours"], recipe: Recipe
 ) -> Float[Tensor, "atoms functions"]:
     """G² = Σ_j w_j exp(−η (d_ij − μ)²) f(d_ij), for every channel of weights and every μ.
 
     Source: Behler, J. Chem. Phys. 134, 074106 (2011).
     """
     bells = torch.exp(-recipe.radial_etas * (distances.unsqueeze(-1) - recipe.centres).square())
-    return (weights.mT @ (bells * recipe.envelope(distances).unsqueeze(-1))).flatten(1)
+    return ((weights * recipe.envelope(distances).unsqueeze(1)) @ bells).flatten(1)
 
 
 def angular_functions(
     vectors: Float[Tensor, "atoms neighbours dimensions"],
     distances: Float[Tensor, "atoms neighbours"],
-    weights: Float[Tensor, "atoms neighbours channels"],
+    weights: Float[Tensor, "atoms channels neighbours"],
     recipe: Recipe,
 ) -> Float[Tensor, "atoms functions"]:
-    """G⁵ = 2^{1−ζ} Σ_{j<k} w_j w_k (1 + λ cosθ_ijk)^ζ exp(−η (d_ij² + d_ik²)) f(d_ij) f(d_ik), for λ = ±1, every ζ, η.
+    """G⁵ = 2^{1−ζ} Σ_{j<k} w_j w_k (1 + λ cosθ_ijk)^ζ exp(−η (d_ij² + d_ik²)) f(d_ij) f(d_ik), for every η, ζ, λ = ±1.
 
     G⁴ has d_jk² in the exponent and the factor f(d_jk) besides. Of several channels of weights each unordered pair of
     channels is summed apart, over the unordered pairs of neighbours that have a weight in the one and in the other.
@@ -97,53 +97,66 @@ def angular_functions(
     """
     unit = vectors / distances.unsqueeze(-1)
     angles = angular_factors(unit @ unit.mT, recipe.zetas)[0]
-    shares = weights.unsqueeze(-1) * distance_factors(distances, recipe).unsqueeze(2)
+    shares = weights.unsqueeze(2) * distance_factors(distances, recipe).unsqueeze(1)
     if recipe.cross_terms:
-        third = distance_factors(torch.linalg.vector_norm(between(vectors), dim=-1), recipe)
-        partners = torch.einsum("asjk,ajke,akce->asjce", angles, third, shares)
-    else:
-        partners = torch.einsum("asjk,akce->asjce", angles, shares)
-    return sum_of_pairs(partners, shares)
+        third = distance_factors(torch.linalg.vector_norm(between(vectors), dim=-1).flatten(1), recipe)
+        return sum_of_pairs(sum_over_partners(shares, angles, third), shares)
+    return sum_of_pairs(sum_over_partners(shares, angles), shares)
 
 
 def angular_factors(
     cosines: Float[Tensor, "atoms neighbours neighbours"], zetas: Sequence[int]
 ) -> tuple[
-    Float[Tensor, "atoms functions neighbours neighbours"], Float[Tensor, "atoms functions neighbours neighbours"]
+    Float[Tensor, "atoms neighbours functions neighbours"], Float[Tensor, "atoms neighbours functions neighbours"]
 ]:
     """2^{1−ζ} (1 + λ cosθ)^ζ for every ζ and λ = 1, −1, and its derivative by cosθ; 0 of a neighbour and itself."""
-    different = 1.0 - torch.eye(cosines.shape[-1], dtype=cosines.dtype, device=cosines.device)
-    bases = torch.stack([1.0 + cosines, 1.0 - cosines], 1)
-    signs = bases.new_tensor([1.0, -1.0]).view(2, 1, 1)
+    different = 1.0 - torch.eye(cosines.shape[-1], dtype=cosines.dtype, device=cosines.device).unsqueeze(1)
+    bases = torch.stack([1.0 + cosines, 1.0 - cosines], 2)
+    signs = bases.new_tensor([1.0, -1.0]).unsqueeze(1)
     powers = [2.0 ** (1 - zeta) * different * bases ** (zeta - 1) for zeta in zetas]
-    factors = torch.cat([power * bases for power in powers], 1)
-    return factors, torch.cat([zeta * signs * power for zeta, power in zip(zetas, powers, strict=True)], 1)
+    factors = torch.cat([power * bases for power in powers], 2)
+    return factors, torch.cat([zeta * signs * power for zeta, power in zip(zetas, powers, strict=True)], 2)
 
 
-def distance_factors(distances: Float[Tensor, "*any"], recipe: Recipe) -> Float[Tensor, "*any angular"]:
+def distance_factors(
+    distances: Float[Tensor, "atoms distances"], recipe: Recipe
+) -> Float[Tensor, "atoms angular distances"]:
     """exp(−η d²) f(d) for every η of the angular functions."""
-    return torch.exp(-recipe.angular_etas * distances.square().unsqueeze(-1)) * recipe.envelope(distances).unsqueeze(-1)
+    exponent = recipe.angular_etas.unsqueeze(-1) * distances.square().unsqueeze(1)
+    return torch.exp(-exponent) * recipe.envelope(distances).unsqueeze(1)
 
 
 def between(
     vectors: Float[Tensor, "atoms neighbours dimensions"],
 ) -> Float[Tensor, "atoms neighbours neighbours dimensions"]:
-    """r_j − r_k of all neighbours j, k; of one and itself 1 Å long, because a length of 0 has no derivative."""
+    """r_k − r_j of all neighbours j, k; of one and itself 1 Å long, because a length of 0 has no derivative."""
     same = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device).unsqueeze(-1)
-    return vectors.unsqueeze(2) - vectors.unsqueeze(1) + same
+    return vectors.unsqueeze(1) - vectors.unsqueeze(2) + same
+
+
+def sum_over_partners(
+    shares: Float[Tensor, "atoms channels angular neighbours"],
+    angles: Float[Tensor, "atoms neighbours angles neighbours"],
+    third: Float[Tensor, "atoms angular triplets"] | None = None,
+) -> Float[Tensor, "atoms channels angular angles neighbours"]:
+    """Σ_k of the shares of k, the factors of the angle between j and k, and for G⁴ the factors of their distance."""
+    if third is None:
+        return (shares.flatten(1, 2) @ angles.flatten(2)).view(*shares.shape[:3], *angles.shape[2:])
+    neighbours = shares.shape[-1]
+    return torch.einsum("aekj,aksj,acek->acesj", third.unflatten(2, (neighbours, neighbours)), angles, shares)
 
 
 def sum_of_pairs(
-    partners: Float[Tensor, "atoms angles neighbours channels angular"],
-    shares: Float[Tensor, "atoms neighbours channels angular"],
+    partners: Float[Tensor, "atoms channels angular angles neighbours"],
+    shares: Float[Tensor, "atoms channels angular neighbours"],
 ) -> Float[Tensor, "atoms functions"]:
-    """Σ_j of what j has and of what its partners have, for every unordered pair of channels."""
-    sums = torch.einsum("asjce,ajbe->abcse", partners, shares)
-    first, second, once = channel_pairs(shares.shape[2], shares)
-    return (sums[:, first, second] * once.view(-1, 1, 1)).flatten(1)
+    """Σ_j of the shares of j and of what its partners give, for every unordered pair of channels."""
+    first, second, once = channel_pairs(shares)
+    sums = (shares[:, first].unsqueeze(3) * partners[:, second]).sum(-1)
+    return (sums * once.view(-1, 1, 1)).flatten(1)
 
 
-def channel_pairs(channels: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The unordered pairs of channels, and ½ for like ones, whose neighbours have been counted from both ends."""
-    first, second = torch.triu_indices(channels, channels, device=like.device)
-    return first, second, 1.0 - 0.5 * (first == second).to(like.dtype)
+def channel_pairs(of: Float[Tensor, "atoms channels *any"]) -> tuple[Tensor, Tensor, Tensor]:
+    """The unordered pairs of channels, and ½ for like ones, whose neighbours are counted from both ends."""
+    first, second = torch.triu_indices(of.shape[1], of.shape[1], device=of.device)
+    return first, second, 1.0 - 0.5 * (first == second).to(of.dtype)

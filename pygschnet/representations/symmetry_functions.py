@@ -39,7 +39,7 @@ class SymmetryFunctions(Representation):
     radial: μ evenly spaced from 0.5 Å to r_c − 0.5 Å and η = 1/(2Δ²); centred: μ = 0 and η = 1/(2s²)
     angular: λ = ±1, every ζ, and η = 1/(2s²)
 
-    Functions are ordered by element of the neighbour and μ; then by pair of elements, ζ, λ and η. They are computed in
+    Functions are ordered by element of the neighbour and μ; then by pair of elements, η, ζ and λ. They are computed in
     the precision of the positions and standardised in float64, by mean and standard deviation of each function over the
     training atoms of each element; those that are constant there give 0. `float()` and `double()` say in which
     precision they are handed to the head.
@@ -136,7 +136,7 @@ class SymmetryFunctions(Representation):
         table = neighbour_table(data.edge_index[1], len(data.z))
         return torch.cat(
             [
-                differentiable_functions(_rows(vectors, rows), _rows(weights, rows), recipe, positions)
+                differentiable_functions(_rows(vectors, rows), _rows(weights, rows).mT, recipe, positions)
                 for rows in table.split(self._atoms_at_once(table.shape[1]))
             ]
         )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
 from pygschnet.heads import EnergyHead, Head
+from pygschnet.heads.moments import spread
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.ranks import rank_and_number, sum_over_ranks
 from pygschnet.representations import Representation
@@ -68,7 +69,8 @@ class AtomisticModule(LightningModule):
         energy_weight: weight of the energies; 0 trains on forces only.
         properties: heads of other properties, by the names that they have in the data: {gap: {class_path: Atomwise}}.
         property_weights: weights of their squared errors, measured in standard deviations of the training data (of
-            vectors the root mean square of their components), against the energies' in eV²; 1 where none is given.
+            vectors the root mean square of their components, of tensors that without the mean of a third of their
+            traces), against the energies' in eV²; 1 where none is given.
     """
 
     property_scales: Float[Tensor, "properties"]
@@ -136,9 +138,7 @@ class AtomisticModule(LightningModule):
             label = head.label(values)
             if not head.fitted:
                 head.fit(z, batch, label)
-            # of vectors about zero: their mean depends on how the molecules happen to be turned
-            deviation = label.std(correction=0) if label.dim() == 1 else label.square().mean().sqrt()
-            if deviation > 0:
+            if (deviation := spread(label)) > 0:
                 self.property_scales[number] = deviation
         self.averaged.load_state_dict(self.model.state_dict())
 
