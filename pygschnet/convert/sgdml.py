@@ -26,10 +26,11 @@ FURTHER = {"lattice": "periodic boundaries", "alphas_E": "constraints on energie
 
 def is_force_field(path: str | Path) -> bool:
     """Whether a file is an npz file with the arrays of sGDML."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {"perms.npy", "sig.npy"} <= set(file.namelist())
+    except Exception:  # what is no zip file, or damaged, others are to explain
         return False
-    with zipfile.ZipFile(path) as file:
-        return {"perms.npy", "sig.npy"} <= set(file.namelist())
 
 
 def force_field(path: str | Path, energy_unit: str | None, length_unit: str) -> AtomisticModel:
