@@ -315,5 +315,18 @@ def test_refusals():
         SymmetryFunctions(zetas=[0])
 
 
-def test_an_atom_alone_has_no_symmetry_functions():
-    assert (of(Atoms("C"), SymmetryFunctions()) == 0).all()
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("symbols", ["C", "CO"])
+def test_an_atom_alone_has_no_symmetry_functions(settings, symbols):
+    """Nor a derivative; with one neighbour it has no angular ones. Neither must trip over empty arrays."""
+    representation = SymmetryFunctions(**settings)
+    data = RadiusGraph(representation.cutoff)(
+        from_atoms(Atoms(symbols, [[0, 0, 1.1 * k] for k in range(len(symbols))]))
+    )
+    pos = data.pos.requires_grad_()
+    functions = representation.functions(data)
+    forces = torch.autograd.grad(functions.sum(), pos, create_graph=True, materialize_grads=True)[0]
+    if symbols == "C":
+        assert (functions == 0).all() and (forces == 0).all()
+    channels = len(settings.get("elements", "Z"))
+    assert (functions[:, channels * settings.get("radial", 22) :] == 0).all() and forces.isfinite().all()

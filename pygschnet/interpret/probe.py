@@ -18,7 +18,6 @@ from torch_geometric.data import Data
 
 from pygschnet.errors import InputError
 from pygschnet.graph import check_atomic_numbers, molecule_index, unique_pairs
-from pygschnet.heads import Atomwise
 from pygschnet.interpret.molecule import graph_of
 from pygschnet.model import AtomisticModel
 from pygschnet.nn import InteractionBlock, shifted_softplus
@@ -55,8 +54,8 @@ def local_chemical_potential(
     Source: K. T. Schütt et al., arXiv:1609.08259.
     """
     head, data = model.head, graph_of(model, molecule)
-    if not isinstance(head, Atomwise) or head.aggregation != "sum":
-        raise InputError('a probe has an energy only if the energy is a sum over atoms: aggregation "sum" of Atomwise')
+    if head.aggregation != "sum":
+        raise InputError('a probe has an energy only if the energy is a sum over atoms: a head with aggregation "sum"')
     if molecule_index(data)[1] != 1:
         raise InputError(f"one molecule at a time, got a batch of {molecule_index(data)[1]}")
     z, places = _atomic_numbers(model, elements).to(data.z.device), _places(points).to(data.z.device)

@@ -160,7 +160,7 @@ def _angular(
 def _of_pairs(values: Tensor, weights: Tensor) -> Tensor:
     """What is of channels of partners, [atoms, channels, angular, angles, ..., neighbours], for pairs of channels."""
     if weights.shape[1] == 1:
-        return (weights.view(-1, *[1] * (values.dim() - 2), weights.shape[2]) * values).flatten(1, 3)
+        return (weights.view(len(weights), *[1] * (values.dim() - 2), weights.shape[2]) * values).flatten(1, 3)
     first, second, once = channel_pairs(weights)
     shape = (len(weights), len(first), *[1] * (values.dim() - 3), weights.shape[2])
     here, there = ((once.unsqueeze(1) * weights[:, channel]).view(shape) for channel in (first, second))
