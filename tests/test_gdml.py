@@ -116,9 +116,10 @@ def test_groups_that_are_too_large_are_not_believed():
     assert closure({tuple(order) for order in found.tolist()}) == {tuple(order) for order in found.tolist()}
 
 
-def test_derivatives_at_training_frames():
-    """There u = 0: forces and Hessian are finite, and those of points nearby."""
-    gdml = fitted(True)
+@pytest.mark.parametrize("frames", [1, 10])
+def test_derivatives_at_training_frames(frames):
+    """There u = 0, of one frame exactly so: forces and Hessian are finite, and those of points nearby."""
+    gdml = fitted(True, frames)
     pos = shuffled_ethanol(1)[0].pos.unsqueeze(0)
 
     def energy(r):
