@@ -195,7 +195,8 @@ class AtomisticModule(LightningModule):
     def test_step(self, batch: Data, batch_idx: int) -> Prediction:
         """Errors of the averaged and of the trained weights; returns the prediction of the averaged ones."""
         prediction = self._evaluate(self.averaged, batch, "test")
-        self._evaluate(self.model, batch, "test_without_ema")
+        if self.trainable:
+            self._evaluate(self.model, batch, "test_without_ema")
         return prediction
 
     def predict_step(self, batch: Data, batch_idx: int) -> Prediction:
