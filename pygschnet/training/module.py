@@ -124,6 +124,7 @@ class AtomisticModule(LightningModule):
             self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
             validation: Any = self.trainer.val_dataloaders
             self.model.representation.fit(_everything(loader), _everything(validation))
+            self.averaged.load_state_dict(self.model.state_dict())
         if not all(head.fitted for head in (self.model.head, *self.model.properties.values())):
             self._fit_heads(loader)
         self.averaged.check(first.cpu())
