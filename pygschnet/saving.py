@@ -207,7 +207,7 @@ def build(description: dict[str, Any]) -> Any:
     Raises:
         InputError: for any other class.
     """
-    return _class(description["class_path"])(**description["init_args"])
+    return _class(description["class_path"])(**description.get("init_args", {}))
 
 
 def _class(path: str) -> type[nn.Module]:

@@ -33,5 +33,5 @@ def test_files_differ_in_the_model_alone(name):
 def test_nothing_is_left_to_defaults_that_may_change(name):
     for part in ("representation", "head"):
         described = read(name)["model"][part]
-        module = build({"init_args": {}, **described})
+        module = build(described)
         assert module.features > 0

@@ -197,6 +197,7 @@ def test_vectors_and_magnitudes_are_learnt(tmp_path):
     rng = np.random.default_rng(0)
     for frame in frames:
         frame.turned = frame.turned @ torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    torch.manual_seed(0)
     heads = {"dipole": Dipole(16), "mu": Dipole(16, magnitude=True), "turned": Dipole(16, magnitude=True)}
     module = trained(frames, tmp_path, 300, rho=0.0, energy_weight=0.0, properties=heads)
     batch = Batch.from_data_list(frames)

@@ -300,6 +300,22 @@ def test_labels_that_contradict_each_other():
         GDML(True, [5.0]).fit([batch], [])
 
 
+def test_regressor_in_the_hands_of_scikit_learn():
+    model_selection, base = pytest.importorskip("sklearn.model_selection"), pytest.importorskip("sklearn.base")
+    X, y = arrays(shuffled_ethanol(40))
+    regressor = GDMLRegressor(ethanol().numbers.tolist(), symmetric=True, sigmas=[5.0], regularisation=1e-8)
+    assert base.clone(regressor).get_params() == regressor.get_params()
+    folds = model_selection.KFold(4)
+    scores = model_selection.cross_val_score(regressor, X, y, cv=folds)
+    train, test = next(folds.split(X))
+    assert scores[0] == pytest.approx(regressor.fit(X[train], y[train]).score(X[test], y[test]))
+    search = model_selection.GridSearchCV(regressor, {"sigmas": [[1.0], [8.0]]}, cv=folds, error_score="raise").fit(
+        X, y
+    )
+    assert search.best_params_ == {"sigmas": [8.0]} and search.best_estimator_.sigma_ == 8.0
+    assert search.cv_results_["mean_test_score"][1] > search.cv_results_["mean_test_score"][0]
+
+
 def test_regressor():
     frames = shuffled_ethanol(60)
     (X, y), energies = arrays(frames), np.array([frame.energy.item() for frame in frames])

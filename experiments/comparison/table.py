@@ -15,7 +15,10 @@ from pathlib import Path
 from pygschnet.units import unit_factor
 
 RESULTS = Path(__file__).parents[1] / "results" / "comparison.json"
-SYSTEMS = ("mean", "schnet", "dtnn", "wacsf", "enn_s2s", "gdml", "sgdml")
+SYSTEMS = ("mean", "schnet", "dtnn", "wacsf", "enn_s2s", "gdml", "sgdml", "gdml_1000", "sgdml_1000")
+
+THOUSAND = " --data.train 1000 --data.val_rows experiments/comparison/ethanol_validation.txt"
+"""All of train_01; the names of these runs end with _1000."""
 
 
 def row(run: Path, commit: str) -> dict:
@@ -27,7 +30,8 @@ def row(run: Path, commit: str) -> dict:
         for part in ("validation", "test")
         for quantity in ("energy", "forces")
     }
-    files = f"-c experiments/comparison/{run.name}.yaml --data.path ethanol.npz"
+    system, thousand, _ = run.name.partition("_1000")
+    files = f"-c experiments/comparison/{system}.yaml --data.path ethanol.npz{THOUSAND if thousand else ''}"
     command = f"pygschnet fit {files} --run_dir runs/comparison/{run.name}"
     times = {name: metrics[name] for name in ("steps", "wall_time_s", "cpu_time_s")}
     facts = {name: metrics[name] for name in ("seed", "parameters", "device")}

@@ -97,6 +97,7 @@ class GDML(Representation):
         batch, molecules = molecule_index(data)
         if not torch.equal(data.z, self.z.repeat(molecules)) or (batch != 0).sum() != (molecules - 1) * len(self.z):
             own, given = ("".join(chemical_symbols[n] for n in z.tolist()) for z in (self.z, data.z[batch == batch[0]]))
+            given = given if len(given) <= 2 * len(own) else f"{given[: 2 * len(own)]}…"
             raise InputError(
                 f"this GDML is a force field of {own} with its atoms in this order, and given was {given}, or a batch "
                 "with other molecules: bring the atoms into this order, or train on the other molecule"

@@ -124,6 +124,7 @@ class AtomisticModule(LightningModule):
             self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
             validation: Any = self.trainer.val_dataloaders
             self.model.representation.fit(_everything(loader), _everything(validation))
+            self.averaged.load_state_dict(self.model.state_dict())
         if not all(head.fitted for head in (self.model.head, *self.model.properties.values())):
             self._fit_heads(loader)
         self.averaged.check(first.cpu())
@@ -195,7 +196,8 @@ class AtomisticModule(LightningModule):
     def test_step(self, batch: Data, batch_idx: int) -> Prediction:
         """Errors of the averaged and of the trained weights; returns the prediction of the averaged ones."""
         prediction = self._evaluate(self.averaged, batch, "test")
-        self._evaluate(self.model, batch, "test_without_ema")
+        if self.trainable:
+            self._evaluate(self.model, batch, "test_without_ema")
         return prediction
 
     def predict_step(self, batch: Data, batch_idx: int) -> Prediction:
