@@ -284,6 +284,10 @@ def test_other_broken_data():
         apart = ethanol(1)
         apart.translate([50.0, 0, 0])
         model(graph(ethanol() + apart, model))
+    cut = graph(ethanol() + apart, model)  # the right atoms, of molecules that begin elsewhere
+    cut.batch, cut.ptr = (torch.arange(18) > 9).long(), torch.tensor([0, 10, 18])
+    with pytest.raises(InputError, match="force field of CCOHHHHHH"):
+        model(cut)
 
 
 def test_labels_that_contradict_each_other():

@@ -95,7 +95,8 @@ class GDML(Representation):
         if "cell" in data and data.pbc.any():
             raise InputError("GDML is a force field of one molecule: a crystal has no matrix of all distances")
         batch, molecules = molecule_index(data)
-        if not torch.equal(data.z, self.z.repeat(molecules)) or (batch != 0).sum() != (molecules - 1) * len(self.z):
+        expected = torch.arange(molecules, device=batch.device).repeat_interleave(len(self.z))
+        if not (torch.equal(data.z, self.z.repeat(molecules)) and torch.equal(batch, expected)):
             own, given = ("".join(chemical_symbols[n] for n in z.tolist()) for z in (self.z, data.z[batch == batch[0]]))
             given = given if len(given) <= 2 * len(own) else f"{given[: 2 * len(own)]}…"
             raise InputError(
