@@ -1,6 +1,7 @@
 """What can be said without looking at positions, and models that are fitted without descent."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ase import Atoms
 
 import pygschnet.datasets
 from pygschnet import AtomisticModel
+from pygschnet.cli import main
 from pygschnet.datasets import Files
 from pygschnet.heads import Sum, least_squares_references
 from pygschnet.representations import Zeros
@@ -51,7 +53,7 @@ def energies_of(data: Files, part: str) -> torch.Tensor:
 
 
 def test_the_mean_predictor(molecules, tmp_path):
-    model, data = fitted(Sum(aggregation="mean", shift=None), molecules, tmp_path)
+    model, data = fitted(Sum(aggregation="mean", mean=True), molecules, tmp_path)
     batch = data.molecules.batch(data.split["test"])
     prediction = model(batch)
     expected = energies_of(data, "train").mean().expand_as(prediction.energy)
@@ -93,3 +95,14 @@ def test_as_one_word_on_the_command_line(tmp_path, monkeypatch, pygschnet_comman
     assert written["class_path"] == "pygschnet.representations.Zeros" and not written.get("init_args")
     resumed = pygschnet_command("fit", "-c", "run/config.yaml", "--ckpt_path", "last")
     assert "model, metrics and plots are in run" in resumed
+
+
+def test_scale_and_shift_of_another_head_are_not_inherited(tmp_path, monkeypatch, capsys):
+    """The paper's preset, the default, has a head whose σ and μ come from the data: energies in eV are in eV."""
+    monkeypatch.chdir(tmp_path)
+    Path("sum.yaml").write_text("model: {representation: {class_path: Zeros}, head: {class_path: Sum}}")
+    monkeypatch.setattr(sys, "argv", ["pygschnet", "fit", "-c", "sum.yaml", "--data", "MD17", "--print_config"])
+    with pytest.raises(SystemExit):
+        main()
+    settings = yaml.safe_load(capsys.readouterr().out)["model"]["head"]["init_args"]
+    assert settings == {"aggregation": "sum", "mean": False, "references": None}

@@ -11,15 +11,14 @@ from pygschnet.heads.energy import EnergyHead, References
 
 
 class Sum(EnergyHead):
-    """E = Σ_i σ·x_i + μ + e0(Z_i), for representations whose one feature x_i is the energy of the atom: GDML.
+    """E = Σ_i x_i + μ + e0(Z_i), for representations whose one feature x_i is the energy of the atom in eV: GDML.
 
-    On `Zeros` it is the baseline of every table: with shift null and aggregation "mean" the mean of the training
+    On `Zeros` it is the baseline of every table: with aggregation "mean" and the mean the mean of the training
     energies, with references "least_squares" the best sum of energies of atoms.
 
     Args:
         aggregation: "sum", or "mean" for a property that does not grow with the molecule.
-        scale: σ in eV; 1 takes the features as energies in eV; if null as of `EnergyHead`.
-        shift: μ in eV; if null the mean of the training energies (per atom for a sum).
+        mean: whether μ is the mean of the training energies (per atom for a sum); 0 if not.
         references: as of `EnergyHead`.
     """
 
@@ -28,11 +27,11 @@ class Sum(EnergyHead):
     def __init__(
         self,
         aggregation: Literal["sum", "mean"] = "sum",
-        scale: float | None = 1.0,
-        shift: float | None = 0.0,
+        mean: bool = False,
         references: References | None = None,
     ):
-        super().__init__(aggregation, scale, shift, references)
+        super().__init__(aggregation, 1.0, None if mean else 0.0, references)
+        self.mean = mean
 
     def forward(
         self, x: Float[Tensor, "atoms features"], data: Data
