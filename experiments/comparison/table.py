@@ -31,7 +31,8 @@ def row(run: Path, commit: str) -> dict:
         for quantity in ("energy", "forces")
     }
     system, thousand, _ = run.name.partition("_1000")
-    files = f"-c experiments/comparison/{system}.yaml --data.path ethanol.npz{THOUSAND if thousand else ''}"
+    shorter = "" if system != "enn_s2s" else f" --trainer.max_steps {metrics['steps']}"
+    files = f"-c experiments/comparison/{system}.yaml --data.path ethanol.npz{THOUSAND if thousand else ''}{shorter}"
     command = f"pygschnet fit {files} --run_dir runs/comparison/{run.name}"
     times = {name: metrics[name] for name in ("steps", "wall_time_s", "cpu_time_s")}
     facts = {name: metrics[name] for name in ("seed", "parameters", "device")}
