@@ -87,7 +87,7 @@ def test_signals_save_and_end(tmp_path, alone):
         sent = time.monotonic()
         os.killpg(process.pid, number)
         output = finish(process, TRY_AGAIN)
-        assert time.monotonic() - sent < 10
+        assert time.monotonic() - sent < 60  # it takes one or two seconds where nothing else runs
         step = int(re.search(r"stopped by a signal after step (\d+): saved; pygschnet fit", output)[1])
         assert AtomicCheckpointIO().load_checkpoint(folder / "run/checkpoints/last.ckpt")["global_step"] == step < 200
         assert "Traceback" not in output
