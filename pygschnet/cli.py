@@ -23,7 +23,7 @@ from pygschnet import data_cli, model_cli
 from pygschnet.errors import InputError
 from pygschnet.files import write_npz
 from pygschnet.ranks import collect, interleave, lost_contact
-from pygschnet.saving import PRESETS, preset_file, save
+from pygschnet.saving import SYSTEMS, VARIANTS, preset_file, save
 from pygschnet.training import AtomisticModule, Checkpoints, RunReport
 from pygschnet.training.checkpoint import AtomicCheckpointIO, newest_good
 from pygschnet.training.memory import ADVICE, is_out_of_memory
@@ -33,10 +33,11 @@ from pygschnet.training.resume import Stopped
 from pygschnet.training.run import check_writable, default_run_dir, parallel_settings, refuse_changes
 
 DESCRIPTION = f"""\
-Train, test and use SchNet models of molecules.
+Train, test and use SchNet, and the systems of its papers, for molecules and crystals.
 
 A run is described by YAML files and flags; later ones override earlier ones, and --print_config shows the result.
-The configurations {", ".join(f"preset:{name}" for name in PRESETS)} hold the published variants of SchNet.
+Configurations at hand: of the published variants of SchNet {", ".join(f"preset:{name}" for name in VARIANTS)};
+of other systems and baselines, likewise, {", ".join(SYSTEMS)}.
 Everything a run produces stands in its folder, --run_dir; fit ends with the errors on the test data.
 
   pygschnet fit -c preset:paper --data MD17 --data.path data/ethanol.npz --data.train 1000 --data.val 200
@@ -44,7 +45,6 @@ Everything a run produces stands in its folder, --run_dir; fit ends with the err
   pygschnet test -c runs/ethanol/config.yaml                      test the best checkpoint again
   pygschnet predict -c runs/ethanol/config.yaml --data.path other.npz
   pygschnet data info data/ethanol.npz                            look at data; also convert, download
-
   pygschnet predict runs/ethanol/model.safetensors frames.xyz     also relax, md, evaluate, explain, convert, doctor …
 """
 

@@ -24,7 +24,6 @@ from typing import Literal
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
 from ase.geometry import complete_cell
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,15 +31,13 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 from vesin import NeighborList
 
+from pygschnet.elements import check_atomic_numbers
 from pygschnet.errors import InputError
 
 try:
     import torch_cluster
 except (ImportError, OSError):  # not installed, or built against another torch; vesin gives the same edges
     torch_cluster = None
-
-MAX_Z = 99
-"""Highest atomic number with an embedding."""
 
 COINCIDENT = 1e-6
 """Distance in Å below which two atoms are taken for one."""
@@ -213,20 +210,6 @@ def _flat(cell: Tensor, pbc: Tensor) -> Tensor:
     """Which cells have periodic lattice vectors that are zero, or lie in one plane or on one line."""
     vectors = torch.where(pbc.unsqueeze(-1), cell.detach(), 0.0).double()
     return torch.linalg.matrix_rank(vectors, atol=1e-3) < pbc.sum(-1)
-
-
-def check_atomic_numbers(z: Int[Tensor, "atoms"]) -> None:
-    """Refuse atomic numbers without an embedding.
-
-    Raises:
-        InputError: naming the first of them.
-    """
-    if z.numel() == 0:
-        return  # the share of a process that got no molecules
-    low, high = z.aminmax()
-    if low < 1 or high > MAX_Z:
-        wrong = z[(z < 1) | (z > MAX_Z)]
-        raise InputError(f"atomic number {wrong[0]} is out of range: 1 (H) to {MAX_Z} ({chemical_symbols[MAX_Z]})")
 
 
 def _check_sense(data: Data, cutoff: float) -> None:

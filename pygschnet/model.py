@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from pygschnet.elements import MAX_Z, check_atomic_numbers
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, check_atomic_numbers, edge_distances, molecule_index
+from pygschnet.graph import edge_distances, molecule_index
 from pygschnet.heads import EnergyHead, Head
 from pygschnet.representations import Representation
 

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pygschnet.elements import MAX_Z
 from pygschnet.errors import InputError
 from pygschnet.files import replacing
-from pygschnet.graph import MAX_Z
 from pygschnet.model import AtomisticModel
 from pygschnet.units import UNITS
 
@@ -31,8 +31,10 @@ FORMAT = 2
 VARIANTS = ("paper", "tf2017", "schnetpack", "pyg")
 """The published variants of SchNet that `preset` knows."""
 
-PRESETS = (*VARIANTS, "dtnn", "dtnn_code", "wacsf", "acsf", "enn_s2s", "gdml", "sgdml", "mean", "least_squares")
-"""All that `preset` knows: these and the other systems of its papers."""
+SYSTEMS = ("dtnn", "dtnn_code", "wacsf", "acsf", "enn_s2s", "gdml", "sgdml", "mean", "least_squares")
+"""The other systems of its papers, and the baselines."""
+
+PRESETS = VARIANTS + SYSTEMS
 
 
 def preset(name: str) -> AtomisticModel:

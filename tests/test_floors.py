@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pygschnet"
 FLOORS = (
     {"errors", "files", "presets", "ranks"},
+    {"elements"},
     {"units", "kernels"},
     {"graph", "nn", "frames"},
     {"neighbours", "bonds"},

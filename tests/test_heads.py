@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 from pygschnet import Atomwise, InputError
-from pygschnet.graph import MAX_Z
+from pygschnet.elements import MAX_Z
 from tests.structures import ethanol, graph, make_model
 
 KCAL = units.kcal / units.mol

@@ -12,13 +12,14 @@ import argparse
 import json
 from pathlib import Path
 
+import yaml
+
+from pygschnet.training.run import flatten
 from pygschnet.units import unit_factor
 
-RESULTS = Path(__file__).parents[1] / "results" / "comparison.json"
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER.parent / "results" / "comparison.json"
 SYSTEMS = ("mean", "schnet", "dtnn", "wacsf", "enn_s2s", "gdml", "sgdml", "gdml_1000", "sgdml_1000")
-
-THOUSAND = " --data.train 1000 --data.val_rows experiments/comparison/ethanol_validation.txt"
-"""All of train_01; the names of these runs end with _1000."""
 
 
 def row(run: Path, commit: str) -> dict:
@@ -30,10 +31,13 @@ def row(run: Path, commit: str) -> dict:
         for part in ("validation", "test")
         for quantity in ("energy", "forces")
     }
-    system, thousand, _ = run.name.partition("_1000")
-    shorter = "" if system != "enn_s2s" else f" --trainer.max_steps {metrics['steps']}"
-    files = f"-c experiments/comparison/{system}.yaml --data.path ethanol.npz{THOUSAND if thousand else ''}{shorter}"
-    command = f"pygschnet fit {files} --run_dir runs/comparison/{run.name}"
+    system = run.name.removesuffix("_1000")  # those that were trained on all frames of train_01
+    said = flatten(yaml.safe_load((FOLDER / f"{system}.yaml").read_text()))
+    done = flatten(yaml.safe_load((run / "config.yaml").read_text()))
+    changed = {key: done[key] for key, value in said.items() if done[key] != value and key != "data.init_args.path"}
+    flags = "".join(f" --{key} '{value}'" for key, value in changed.items())
+    files = f"-c experiments/comparison/{system}.yaml --data.path ethanol.npz"
+    command = f"pygschnet fit {files}{flags} --run_dir runs/comparison/{run.name}"
     times = {name: metrics[name] for name in ("steps", "wall_time_s", "cpu_time_s")}
     facts = {name: metrics[name] for name in ("seed", "parameters", "device")}
     return {"system": run.name, **errors, **times, **facts, "command": command, "commit": commit}

@@ -8,8 +8,8 @@ import torch
 from ase.data import atomic_numbers
 from torch import Tensor
 
+from pygschnet.elements import MAX_Z
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z
 from pygschnet.heads import Atomwise
 from pygschnet.model import AtomisticModel
 from pygschnet.nn.cutoff import Form

@@ -9,10 +9,10 @@ import torch
 from numpy.lib.npyio import NpzFile
 
 from pygschnet.datasets.readers import array_of, open_npz
+from pygschnet.elements import check_atomic_numbers
 from pygschnet.errors import InputError
 from pygschnet.gdml import GDML
 from pygschnet.gdml.descriptor import atom_pairs
-from pygschnet.graph import check_atomic_numbers
 from pygschnet.heads import Sum
 from pygschnet.model import AtomisticModel
 from pygschnet.units import unit_factor

@@ -51,8 +51,8 @@ class MoleculeData(LightningDataModule, ABC):
         test: number or fraction of test molecules.
         train_rows: where training molecules, and validation molecules if val_rows is null, are drawn from: the name of
             a set of rows in the data ("train_01" of rMD17), a word such as a file's name or "config_type=MD_300K", or
-            a file that lists row numbers from 0; null for all molecules but those of the other two.
-        val_rows: the same for validation molecules.
+            a file that lists row numbers from 0; null or "rest" for all molecules but those of the other two.
+        val_rows: the same for validation molecules; "rest" draws them from what neither of the others names.
         test_rows: the same for test molecules.
         group_by: draw whole groups, so that a molecule in the test set is unknown to the training: "composition", or a
             kind of word in the data such as "group"; the sizes then count groups.

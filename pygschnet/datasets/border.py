@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pygschnet.elements import MAX_Z
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z
 from pygschnet.units import UNITS, inside_unit, unit_factor
 
 PER_ATOM = {"z": (), "pos": (3,), "forces": (3,), "charges": ()}

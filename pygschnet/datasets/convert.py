@@ -15,8 +15,9 @@ from pygschnet.datasets.border import Block
 from pygschnet.datasets.checks import suspicions
 from pygschnet.datasets.molecules import Molecules, write_edges
 from pygschnet.datasets.store import Store, writing
+from pygschnet.elements import MAX_Z
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, RadiusGraph
+from pygschnet.graph import RadiusGraph
 
 
 def write_molecules(

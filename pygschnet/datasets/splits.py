@@ -20,6 +20,9 @@ from pygschnet.files import write_npz
 
 SPLITS = ("train", "val", "test")
 
+REST = "rest"
+"""As a set of rows: all molecules that belong to none of the others."""
+
 Size = int | float | None
 
 
@@ -59,7 +62,7 @@ def make_split(
         InputError: for a name that the data do not know, sets that overlap, or more molecules than there are.
     """
     everything = torch.from_numpy(np.flatnonzero(~isolated_atoms(np.diff(store["ptr"]), store.get("pbc"))))
-    pools = {name: _named(store, wanted) for name, wanted in rows.items() if wanted is not None}
+    pools = {name: _named(store, wanted) for name, wanted in rows.items() if wanted not in (None, REST)}
     for name, pool in pools.items():
         if len(pool) and (pool.min() < 0 or pool.max() > len(store["ptr"]) - 2):
             there = f"0 to {len(store['ptr']) - 2}"
@@ -70,6 +73,11 @@ def make_split(
             raise InputError(
                 f"{shared} molecules are both in {rows[one]} and in {rows[other]}: choose sets that belong together"
             )
+    named = torch.cat([everything[:0], *pools.values()])
+    rest = [name for name, wanted in rows.items() if wanted == REST]
+    if len(rest) > 1:
+        raise InputError(f"only one of train_rows, val_rows and test_rows can be {REST!r}, not {' and '.join(rest)}")
+    pools |= {name: everything[~torch.isin(everything, named)] for name in rest}
     if group_by is None:
         return draw_split(everything, pools, sizes, seed)
     return group_split(_groups(store, group_by), everything, pools, sizes, seed)

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from pygschnet.datasets import MoleculeData, Molecules
 from pygschnet.datasets.border import isolated_atoms
 from pygschnet.datasets.sampler import BatchSampler
+from pygschnet.elements import MAX_Z
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, RadiusGraph
+from pygschnet.graph import RadiusGraph
 from pygschnet.model import AtomisticModel, Prediction
 from pygschnet.units import UNITS
 

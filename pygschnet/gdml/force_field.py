@@ -1,6 +1,6 @@
 """GDML and sGDML: force fields from kernel ridge regression on forces."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from pygschnet.gdml.permutations import recover
 from pygschnet.gdml.solve import check_memory
 from pygschnet.gdml.training import train
 from pygschnet.graph import molecule_index
+from pygschnet.nn.exact import ExactBuffers
 from pygschnet.representations import Representation
 
 SIGMAS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
@@ -26,7 +27,7 @@ VALIDATION = 200
 """Frames that suffice to choose σ."""
 
 
-class GDML(Representation):
+class GDML(ExactBuffers, Representation):
     """GDML: Ê(x) = c − (5/(3σ²)) Σ_j (1 + u_j) e^(−u_j) (D(x) − D_j)·v_j, where u_j = √5 ‖D(x) − D_j‖/σ, v_j = J_j α_j.
 
     A force field of one molecule: its training data hold the same atoms in the same order throughout, and so must
@@ -203,11 +204,3 @@ class GDML(Representation):
         super()._load_from_state_dict(state_dict, prefix, *others)
         if self.fitted:
             self._prepare()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GDML":
-        """Move with the module, but stay in float64 when it is cast: the terms are large, and nearly cancel."""
-        exact = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, before in exact.items():
-            setattr(self, name, before.to(getattr(self, name).device))
-        return self

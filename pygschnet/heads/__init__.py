@@ -1,6 +1,6 @@
 """Heads: from features per atom to properties."""
 
-from pygschnet.heads.atomwise import ACTIVATIONS, Atomwise
+from pygschnet.heads.atomwise import Atomwise
 from pygschnet.heads.base import Head
 from pygschnet.heads.dipole import Dipole
 from pygschnet.heads.elemental import Elemental
@@ -11,7 +11,6 @@ from pygschnet.heads.spatial_extent import SpatialExtent
 from pygschnet.heads.sum import Sum
 
 __all__ = [
-    "ACTIVATIONS",
     "Atomwise",
     "Dipole",
     "Elemental",

@@ -1,19 +1,14 @@
 """Energies, and other properties, as sums over what a network gives for each atom."""
 
-from collections.abc import Callable
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from pygschnet.graph import molecule_index
 from pygschnet.heads.energy import EnergyHead, References
-from pygschnet.nn import dense, shifted_softplus
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"ssp": shifted_softplus, "silu": F.silu, "tanh": torch.tanh}
+from pygschnet.nn import ACTIVATIONS, dense
 
 
 class Atomwise(EnergyHead):

@@ -1,20 +1,22 @@
 """What every head offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from ase.data import chemical_symbols
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Data
 
+from pygschnet.elements import MAX_Z
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z
+from pygschnet.nn.exact import ExactBuffers
 
 
-class Head(nn.Module, ABC):
+class Head(ExactBuffers, ABC):
     """Turns features of atoms into a property of every molecule, and what each atom contributes to it.
+
+    Casting the model does not round the buffers of a head, such as energies of isolated atoms.
 
     Attributes:
         features: length of the feature vectors.
@@ -77,14 +79,6 @@ class Head(nn.Module, ABC):
         if self.fitted and len(unknown := z[~self.elements.to(z.device)[z]]):
             known = ", ".join(chemical_symbols[number] for number in self.elements.nonzero().flatten().tolist())
             raise InputError(f"this model has not been trained on {chemical_symbols[unknown[0]]}, only on {known}")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Head":
-        """Move with the module, but stay in float64 when it is cast: `model.float()` must not round energies."""
-        exact = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, before in exact.items():
-            setattr(self, name, before.to(getattr(self, name).device))
-        return self
 
 
 def per_molecule(

@@ -1,21 +1,19 @@
 """A network for each element, as in Behler–Parrinello networks."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import torch
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from pygschnet.elements import MAX_Z, numbers_of
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, molecule_index
+from pygschnet.graph import molecule_index
 from pygschnet.heads.energy import EnergyHead, References
-from pygschnet.nn import ShiftedSoftplus, dense
-
-LAYERS: dict[str, type[nn.Module]] = {"ssp": ShiftedSoftplus, "silu": nn.SiLU}
+from pygschnet.nn import perceptron
 
 
 class Elemental(EnergyHead):
@@ -37,7 +35,7 @@ class Elemental(EnergyHead):
             for those that come with the data; "least_squares" for those that fit the training energies best.
 
     Raises:
-        InputError: for unknown elements, or none.
+        InputError: for unknown elements, an element that is listed twice, or none.
 
     Source: Behler and Parrinello, Phys. Rev. Lett. 98, 146401 (2007); SchNetPack 1.0 for the widths.
     """
@@ -56,22 +54,14 @@ class Elemental(EnergyHead):
         references: References | None = None,
     ):
         super().__init__(aggregation, scale, shift, references)
-        if unknown := [symbol for symbol in symbols if atomic_numbers.get(symbol, 0) not in range(1, MAX_Z + 1)]:
-            raise InputError(f"there can be no networks for the unknown elements {', '.join(unknown)}")
-        if not symbols or len(set(symbols)) < len(symbols):
-            raise InputError(f"elemental networks need different elements, got {list(symbols)}")
+        if not symbols:
+            raise InputError("elemental networks need the symbols of some elements, got none")
+        numbers = torch.tensor(numbers_of(symbols))
         self.features, self.symbols, self.hidden, self.activation = features, list(symbols), list(hidden), activation
-        self.networks = nn.ModuleDict({symbol: self._network() for symbol in symbols})
-        numbers = torch.tensor([atomic_numbers[symbol] for symbol in symbols])
+        widths = [features, *hidden, 1]
+        self.networks = nn.ModuleDict({symbol: perceptron(widths, activation) for symbol in symbols})
         places = torch.full((MAX_Z + 1,), -1).index_copy(0, numbers, torch.arange(len(numbers)))
         self.register_buffer("places", places, persistent=False)
-
-    def _network(self) -> nn.Sequential:
-        widths = [self.features, *self.hidden]
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            layers += [dense(inputs, outputs), LAYERS[self.activation]()]
-        return nn.Sequential(*layers, dense(widths[-1], 1))
 
     def forward(
         self, x: Float[Tensor, "atoms features"], data: Data

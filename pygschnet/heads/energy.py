@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pygschnet.elements import MAX_Z, numbers_of
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z
 from pygschnet.heads.base import Head, per_molecule
 
 References = Mapping[str, float] | Literal["data", "least_squares"]
@@ -159,8 +159,6 @@ def _complete(isolated_atoms: Mapping[str, float], z: Tensor) -> Tensor:
 
 def _table(references: Mapping[str, float]) -> Tensor:
     table = torch.zeros(MAX_Z + 1, dtype=torch.float64)
-    for symbol, energy in references.items():
-        if symbol not in atomic_numbers:
-            raise InputError(f"unknown element {symbol!r} among the reference energies")
-        table[atomic_numbers[symbol]] = energy
+    for number, energy in zip(numbers_of(references), references.values(), strict=True):
+        table[number] = energy
     return table

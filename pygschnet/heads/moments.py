@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pygschnet.elements import MAX_Z
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, molecule_index
-from pygschnet.heads.atomwise import ACTIVATIONS
+from pygschnet.graph import molecule_index
 from pygschnet.heads.base import Head, per_molecule
-from pygschnet.nn import dense
+from pygschnet.nn import ACTIVATIONS, dense
 
 
 class Moments(Head, ABC):

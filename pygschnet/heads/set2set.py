@@ -3,16 +3,14 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import Set2Set
 
 from pygschnet.graph import molecule_index
-from pygschnet.heads.atomwise import ACTIVATIONS
 from pygschnet.heads.energy import EnergyHead, References
-from pygschnet.nn import dense
+from pygschnet.nn import ACTIVATIONS, dense
 
 
 class Set2SetReadout(EnergyHead):
@@ -66,8 +64,7 @@ class Set2SetReadout(EnergyHead):
         batch, molecules = molecule_index(data)
         with torch.backends.cudnn.flags(enabled=False):  # whose LSTM cannot be differentiated twice
             answers = self.set2set(self.embedding(x), batch, dim_size=molecules)
-        activation = F.relu if self.activation == "relu" else ACTIVATIONS[self.activation]
-        output = self.dense_2(activation(self.dense_1(answers))).squeeze(-1)
+        output = self.dense_2(ACTIVATIONS[self.activation](self.dense_1(answers))).squeeze(-1)
         return self.energies(output[batch], data.z, batch, molecules)
 
     def references_of(

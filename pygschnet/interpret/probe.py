@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import atomic_numbers
 from ase.geometry import complete_cell
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pygschnet.elements import numbers_of
 from pygschnet.errors import InputError
-from pygschnet.graph import check_atomic_numbers, molecule_index, unique_pairs
+from pygschnet.graph import molecule_index, unique_pairs
 from pygschnet.interpret.molecule import graph_of
 from pygschnet.model import AtomisticModel
 from pygschnet.nn import InteractionBlock, shifted_softplus
@@ -162,11 +162,7 @@ def _at_once(data: Data, cutoff: float | None) -> int:
 
 
 def _atomic_numbers(model: AtomisticModel, elements: Sequence[str]) -> Int[Tensor, "elements"]:
-    for element in elements:
-        if element not in atomic_numbers:
-            raise InputError(f"unknown element {element!r} of the probe: give symbols such as 'H'")
-    z = torch.tensor([atomic_numbers[element] for element in elements], dtype=torch.long)
-    check_atomic_numbers(z)
+    z = torch.tensor(numbers_of(elements), dtype=torch.long)
     model.head.check_elements(z)
     return z
 

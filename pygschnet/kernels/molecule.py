@@ -7,11 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pygschnet.elements import MAX_Z
 from pygschnet.kernels import cpu
 from pygschnet.kernels.spline import TAPS
-
-MAX_Z = 99
-"""Highest atomic number."""
 
 EDGES = 100_000
 """Up to so many; with 365,000 of them one call took a tenth longer than many."""

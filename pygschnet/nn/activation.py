@@ -1,18 +1,42 @@
-"""Shifted softplus, the activation function of SchNet."""
+"""Shifted softplus, the activation function of SchNet, others, and dense layers."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pygschnet.kernels import shifted_softplus
 
-__all__ = ["ShiftedSoftplus", "dense", "shifted_softplus"]
+__all__ = ["ACTIVATIONS", "Activation", "dense", "perceptron", "shifted_softplus"]
 
 
-class ShiftedSoftplus(nn.Module):
-    """`shifted_softplus` as a module."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ssp": shifted_softplus,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "relu": F.relu,
+}
+"""By the names that settings have for them."""
+
+
+class Activation(nn.Module):
+    """One of `ACTIVATIONS` as a module.
+
+    Args:
+        name: of the function.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        return shifted_softplus(x)
+        return ACTIVATIONS[self.name](x)
+
+    def extra_repr(self) -> str:
+        return self.name
 
 
 def dense(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -23,3 +47,16 @@ def dense(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
         with torch.no_grad():
             layer.bias.zero_()
     return layer
+
+
+def perceptron(widths: Sequence[int], activation: str) -> nn.Sequential:
+    """Dense layers with an activation function between each two.
+
+    Args:
+        widths: of the input, the hidden layers and the output.
+        activation: one of `ACTIVATIONS`.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [dense(inputs, outputs), Activation(activation)]
+    return nn.Sequential(*layers[:-1])

@@ -8,7 +8,8 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import OptTensor
 
-from pygschnet.graph import MAX_Z, unique_pairs
+from pygschnet.elements import MAX_Z
+from pygschnet.graph import unique_pairs
 from pygschnet.nn import Cutoff, GaussianBasis, dense
 from pygschnet.nn.cutoff import Form
 from pygschnet.representations.base import Representation

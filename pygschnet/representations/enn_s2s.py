@@ -1,25 +1,23 @@
 """The message-passing half of enn-s2s: an edge network makes matrices, a GRU takes the messages."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from ase.data import atomic_numbers
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn import NNConv
 
 from pygschnet.bonds import BOND_TYPES, bond_types
+from pygschnet.elements import numbers_of
 from pygschnet.errors import InputError
 from pygschnet.graph import edge_distances, unique_pairs
-from pygschnet.nn import Cutoff, GaussianBasis, ShiftedSoftplus
+from pygschnet.nn import Cutoff, GaussianBasis, perceptron
 from pygschnet.nn.cutoff import Form
+from pygschnet.nn.symmetry import neighbour_table
 from pygschnet.representations.base import Representation
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"ssp": ShiftedSoftplus, "silu": nn.SiLU, "relu": nn.ReLU}
 
 
 class EdgeConv(NNConv):
@@ -118,9 +116,8 @@ class EnnS2S(Representation):
         cutoff_form: Form = "none",
     ):
         super().__init__()
-        if unknown := [symbol for symbol in elements if symbol not in atomic_numbers]:
-            raise InputError(f"unknown element {unknown[0]!r}: use symbols such as C or Si")
-        if len(set(elements)) < len(elements) or not 0 < len(elements) < width:
+        numbers = torch.tensor(numbers_of(elements))
+        if not 0 < len(elements) < width:
             raise InputError(
                 f"width = {width} has room for {width - 1} different elements, got {', '.join(elements) or 'none'}"
             )
@@ -130,13 +127,14 @@ class EnnS2S(Representation):
         self.activation, self.gaussians, self.gaussian_stop = activation, gaussians, gaussian_stop
         self.bond_types, self.cutoff, self.cutoff_form = bond_types, cutoff, cutoff_form
 
-        self.register_buffer("numbers", torch.tensor([atomic_numbers[e] for e in elements]), persistent=False)
+        self.register_buffer("numbers", numbers, persistent=False)
         self.basis = GaussianBasis(0.0, gaussian_stop, gaussians) if gaussians else None
         self.envelope = Cutoff(cutoff, cutoff_form)
         attributes = (gaussians or 1) + bond_types * (len(BOND_TYPES) - 1)
-        self.convolutions = nn.ModuleList(EdgeConv(width, self._network(attributes)) for _ in range(edge_networks))
+        widths = [attributes] + [edge_hidden] * edge_layers + [width**2]
+        self.convolutions = nn.ModuleList(EdgeConv(width, perceptron(widths, activation)) for _ in range(edge_networks))
         self.update = nn.GRUCell(edge_networks * width, width, bias=False)
-        for layer in self.modules():  # as in the released code
+        for layer in self.modules():  # as in the released code; NNConv has initialised its network otherwise
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
@@ -182,12 +180,6 @@ class EnnS2S(Representation):
             return e
         return torch.cat([F.one_hot(bonds, len(BOND_TYPES))[:, 1:].to(e), e], dim=-1)
 
-    def _network(self, attributes: int) -> nn.Sequential:
-        widths, layers = [attributes] + [self.edge_hidden] * self.edge_layers, []
-        for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[self.activation]()]
-        return nn.Sequential(*layers, nn.Linear(widths[-1], self.width**2))
-
     def _neighbourhoods(self, data: Data) -> tuple[Tensor, list[Tensor]]:
         """The neighbours of each atom, and φ of the edges to them for every edge network, filled up with zeros."""
         if self.bond_types:
@@ -199,15 +191,11 @@ class EnnS2S(Representation):
         edges = torch.arange(len(distances), device=distances.device)
         if both_ways:
             pairs, edges = torch.cat([pairs, pairs.flip(0)], dim=1), edges.repeat(2)
-        atoms, counts = len(data.z), torch.bincount(pairs[1], minlength=len(data.z))
-        most = int(counts.max()) if atoms else 0
-        target, order = pairs[1].sort(stable=True)
-        place = target * most + torch.arange(len(target), device=target.device) - (counts.cumsum(0) - counts)[target]
-        neighbours = pairs.new_zeros(atoms * most).index_copy(0, place, pairs[0][order])
-        rows = edges.new_full((atoms * most,), len(distances)).index_copy(0, place, edges[order])
+        table = neighbour_table(pairs[1], len(data.z))
+        neighbours = F.pad(pairs[0], (0, 1))[table]
+        edges = F.pad(edges, (0, 1), value=len(distances))[table]
         hidden = []
         for convolution in self.convolutions:
             phi = convolution.hidden(e) if self.cutoff_form == "none" else convolution.hidden(e) * envelope
-            phi = F.pad(phi, (0, 0, 0, 1)).index_select(0, rows)  # its last row is that of nobody
-            hidden.append(phi.view(atoms, most, phi.shape[1]).mT)
-        return neighbours.view(atoms, most), hidden
+            hidden.append(F.pad(phi, (0, 0, 0, 1))[edges].mT)  # its last row is that of nobody
+        return neighbours, hidden

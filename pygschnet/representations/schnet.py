@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from pygschnet.graph import MAX_Z, edge_distances, edge_offsets, unique_pairs
+from pygschnet.elements import MAX_Z
+from pygschnet.graph import edge_distances, edge_offsets, unique_pairs
 from pygschnet.kernels import Pairs, available, cpu, make_pairs, molecule
 from pygschnet.kernels.activation import in_transform
 from pygschnet.kernels.spline import locate, spline_weights

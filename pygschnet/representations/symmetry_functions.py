@@ -1,18 +1,20 @@
 """Atom-centred symmetry functions, the input of Behler–Parrinello networks."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pygschnet.elements import MAX_Z, numbers_of
 from pygschnet.errors import InputError
-from pygschnet.graph import MAX_Z, edge_vectors
+from pygschnet.graph import edge_vectors
 from pygschnet.nn.cutoff import Cutoff
+from pygschnet.nn.exact import ExactBuffers
 from pygschnet.nn.symmetry import Recipe, neighbour_table
 from pygschnet.nn.symmetry_jacobian import differentiable_functions
 from pygschnet.representations.base import Representation
@@ -25,7 +27,7 @@ CONSTANT = 1e-4
 not have would become a number as large as no network knows."""
 
 
-class SymmetryFunctions(Representation):
+class SymmetryFunctions(ExactBuffers, Representation):
     """Standardised symmetry functions: x_i = (G_i − mean_Z) / (std_Z + 10⁻⁹), with nothing to train by descent.
 
     G² = Σ_j w_j exp(−η (d_ij − μ)²) f(d_ij)
@@ -62,6 +64,7 @@ class SymmetryFunctions(Representation):
         Gastegger et al., J. Chem. Phys. 148, 241709 (2018) for the weights; SchNetPack 1.0 for the parameters.
     """
 
+    cast = ("precision",)
     centres: Float[Tensor, "radial"]
     radial_etas: Float[Tensor, "radial"]
     angular_etas: Float[Tensor, "angular"]
@@ -175,14 +178,6 @@ class SymmetryFunctions(Representation):
         """Whether `fit` has seen training data."""
         return bool((self.scale != 1).any())
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SymmetryFunctions":
-        """Move with the model; what is cast is the precision of the features only."""
-        exact = {name: buffer for name, buffer in self.named_buffers(recurse=False) if name != "precision"}
-        super()._apply(fn, recurse)
-        for name, before in exact.items():
-            setattr(self, name, before.to(getattr(self, name).device))
-        return self
-
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:
     return values.index_select(0, rows.flatten()).view(*rows.shape, values.shape[1])
@@ -199,10 +194,6 @@ def one_hot(elements: Sequence[str]) -> Float[Tensor, "elements channels"]:
     Raises:
         InputError: for unknown elements, or one that is listed twice.
     """
-    if unknown := [symbol for symbol in elements if atomic_numbers.get(symbol, 0) not in range(1, MAX_Z + 1)]:
-        raise InputError(f"unknown elements {', '.join(unknown)}")
-    if len(set(elements)) < len(elements):
-        raise InputError(f"an element is listed twice: {', '.join(elements)}")
     weights = torch.zeros(MAX_Z + 1, len(elements), dtype=torch.float64)
-    weights[[atomic_numbers[symbol] for symbol in elements], range(len(elements))] = 1.0
+    weights[numbers_of(elements), range(len(elements))] = 1.0
     return weights

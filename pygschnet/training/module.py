@@ -185,9 +185,9 @@ class AtomisticModule(LightningModule):
 
     def update_average(self) -> None:
         """Move the averaged weights towards the trained ones."""
-        if self.trainable:
+        if weights := list(self.model.parameters()):
             with torch.no_grad():
-                self._average(list(self.averaged.parameters()), list(self.model.parameters()), 0)
+                self._average(list(self.averaged.parameters()), weights, 0)
 
     def validation_step(self, batch: Data, batch_idx: int) -> None:
         """Errors of the averaged weights."""
@@ -206,10 +206,8 @@ class AtomisticModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser and its schedule."""
-        weights = list(self.model.parameters()) or [
-            nn.Parameter(torch.zeros(()))
-        ]  # an optimiser wants to have something
-        optimizer = self.optimizer(weights)
+        something = [nn.Parameter(torch.zeros(()))]  # without which there is no optimiser
+        optimizer = self.optimizer(list(self.model.parameters()) or something)
         scheduler = self.scheduler(optimizer)
         schedule: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):
