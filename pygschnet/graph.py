@@ -164,6 +164,12 @@ def unique_pairs(data: Data) -> tuple[Int[Tensor, "2 pairs"], Float[Tensor, "pai
     """
     if "edge_cutoff" not in data:
         return data.edge_index, edge_distances(data), False
+    half = one_of_each_pair(data)
+    return half.edge_index, edge_distances(half), True
+
+
+def one_of_each_pair(data: Data) -> Data:
+    """The same graph, which `RadiusGraph` has made, with the edge j → i of every pair j < i alone."""
     source, target = data.edge_index
     forward = source < target
     half = copy.copy(data)
@@ -172,7 +178,7 @@ def unique_pairs(data: Data) -> tuple[Int[Tensor, "2 pairs"], Float[Tensor, "pai
         forward = forward | ((source == target) & (order > 0))
         half.edge_shift = data.edge_shift[forward]
     half.edge_index = data.edge_index[:, forward]
-    return half.edge_index, edge_distances(half), True
+    return half
 
 
 def molecule_index(data: Data) -> tuple[Int[Tensor, "atoms"], int]:

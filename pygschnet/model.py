@@ -106,6 +106,8 @@ class AtomisticModel(nn.Module):
             return Prediction(energy, None, None, atomic_energies, *properties)
         if not differentiable and (prediction := self._at_once(data, stress)) is not None:
             return prediction if forces else prediction._replace(forces=None)
+        if differentiable and not stress and (prediction := self._trained(data)) is not None:
+            return prediction
         with torch.inference_mode(False), torch.enable_grad():
             prediction = self._derivatives(data, forces, stress, differentiable)
         return prediction if differentiable else _detached(prediction)
@@ -141,6 +143,17 @@ class AtomisticModel(nn.Module):
         sigma = self.head.sigma.to(gradient)
         of_strain = (sigma * virial / torch.linalg.det(data.cell).abs()).view(1, 3, 3) if stress else None
         return Prediction(energy, -sigma * gradient, of_strain, atomic_energies)
+
+    @torch.compiler.disable
+    def _trained(self, data: Data) -> Prediction | None:
+        """The same in training, where only gradients of the weights are asked for; None where that is not possible."""
+        network = self.head.network()
+        if network is None or self.properties or data.pos.requires_grad:
+            return None
+        if (found := self.representation.trained(data, network)) is None:
+            return None
+        energy, atomic_energies = self.head.energies(found[0], data.z, *molecule_index(data))
+        return Prediction(energy, -self.head.sigma.to(found[1]) * found[1], None, atomic_energies)
 
     @torch.compiler.disable  # which cannot differentiate twice
     def _derivatives(self, data: Data, forces: bool, stress: bool, differentiable: bool) -> Prediction:

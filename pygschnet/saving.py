@@ -28,7 +28,7 @@ from pygschnet.units import UNITS
 FORMAT = 2
 """Version of the model file; `UPGRADES` reads the older ones."""
 
-VARIANTS = ("paper", "tf2017", "schnetpack", "pyg")
+VARIANTS = ("default", "paper", "tf2017", "schnetpack", "pyg")
 """The published variants of SchNet that `preset` knows."""
 
 SYSTEMS = ("dtnn", "dtnn_code", "wacsf", "acsf", "enn_s2s", "gdml", "sgdml", "mean", "least_squares")

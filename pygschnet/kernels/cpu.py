@@ -117,15 +117,15 @@ def aggregate(x: Tensor, weights: Tensor, table: Tensor, pairs: Sequence[Tensor]
     features, (x, table), weights = x.shape[1], _whole_vectors(x, table), weights.contiguous()
     y = torch.empty_like(x)
     threads, vectors = _share(weights.numel() * x.shape[1], x)
-    call("aggregate", (x, weights, table, *pairs[:3], y), *x.shape, len(weights), len(table), vectors, threads)
+    call("aggregate", (x, weights, table, *pairs[:3], y), *x.shape, weights.shape[0], table.shape[0], vectors, threads)
     return y if x.shape[1] == features else y[:, :features]
 
 
 def pair_dot(g: Tensor, x: Tensor, table: Tensor, pairs: Sequence[Tensor]) -> Tensor:
     """q_pm = Σ_f (g_i x_j + g_j x_i) C_{n(p)+m}."""
     g, x, table = _whole_vectors(g, x, table)
-    q = x.new_empty(len(pairs[0]), TAPS)
-    call("pair_dot", (g, x, table, *pairs[:3], q), x.shape[1], len(q), threads_for(q.numel() * x.shape[1]))
+    q = x.new_empty(pairs[0].shape[0], TAPS)
+    call("pair_dot", (g, x, table, *pairs[:3], q), x.shape[1], q.shape[0], threads_for(q.numel() * x.shape[1]))
     return q
 
 
@@ -134,7 +134,7 @@ def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], c
     features, (g, x), weights = x.shape[1], _whole_vectors(g, x), weights.contiguous()
     table = x.new_empty(coefficients, x.shape[1])
     threads, vectors = _share(weights.numel() * x.shape[1], x)
-    call("table_grad", (g, x, weights, *pairs[:3], table), x.shape[1], len(weights), coefficients, vectors, threads)
+    call("table_grad", (g, x, weights, *pairs[:3], table), x.shape[1], weights.shape[0], coefficients, vectors, threads)
     return table if x.shape[1] == features else table[:, :features]
 
 
@@ -144,6 +144,18 @@ def ssp(x: Tensor) -> tuple[Tensor, Tensor]:
     y, derivative = torch.empty_like(x), torch.empty_like(x)
     call("ssp", (x, y, derivative), x.numel(), threads_for(8 * x.numel()))
     return y, derivative
+
+
+def splines(
+    distances: Tensor, scales: Tensor, first: int, coefficients: int, cosine: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Spline weights times the cutoff function, their derivatives, and the intervals; arguments as of `PairWeights`."""
+    exact = distances.double().contiguous()
+    weights, slopes = exact.new_empty(2, exact.shape[0], TAPS, dtype=dtype).unbind()
+    interval = torch.empty_like(exact, dtype=torch.int32)
+    sizes = (exact.shape[0], first, coefficients - TAPS, int(cosine), threads_for(20 * exact.shape[0]))
+    call("splines", (exact, scales, weights, slopes, interval), *sizes, dtype=dtype)
+    return weights, slopes, interval
 
 
 class PairWeights(torch.autograd.Function):
@@ -164,11 +176,7 @@ class PairWeights(torch.autograd.Function):
     def forward(
         ctx, distances: Tensor, scales: Tensor, first: int, coefficients: int, cosine: bool, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        exact = distances.double().contiguous()
-        weights, slopes = exact.new_empty(2, len(exact), TAPS, dtype=dtype).unbind()
-        interval = torch.empty_like(exact, dtype=torch.int32)
-        sizes = (len(exact), first, coefficients - TAPS, int(cosine), threads_for(20 * len(exact)))
-        call("splines", (exact, scales, weights, slopes, interval), *sizes, dtype=dtype)
+        weights, slopes, interval = splines(distances, scales, first, coefficients, cosine, dtype)
         ctx.save_for_backward(slopes)
         ctx.mark_non_differentiable(interval)
         ctx.dtype = distances.dtype

@@ -52,3 +52,15 @@ class Representation(nn.Module, ABC):
             [atoms], [atoms, 3] and [3, 3]; None if there is no such way for this graph or representation.
         """
         return None
+
+    def trained(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """The output network of every atom, and the derivative of their sum by `pos`, to be differentiated once more.
+
+        Args:
+            data: one molecule or a batch.
+            network: A, b, w and c of w·ssp(A x + b) + c.
+
+        Returns:
+            [atoms] and [atoms, 3], whose gradients reach the weights, not the positions; None if there is no such way.
+        """
+        return None

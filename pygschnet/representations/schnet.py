@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from pygschnet.elements import MAX_Z
-from pygschnet.graph import edge_distances, edge_offsets, unique_pairs
+from pygschnet.graph import edge_distances, unique_pairs
 from pygschnet.kernels import Pairs, available, cpu, make_pairs, molecule
 from pygschnet.kernels.activation import in_transform
 from pygschnet.kernels.spline import locate, spline_weights
-from pygschnet.nn import CFConv, Cutoff, FilterNetwork, GaussianBasis, InteractionBlock
+from pygschnet.nn import Cutoff, FilterNetwork, GaussianBasis, InteractionBlock
 from pygschnet.nn.cutoff import Form
 from pygschnet.nn.table import Knots, TabulatedFilters, accurate_enough, remembered, tabulate
+from pygschnet.representations import whole
 from pygschnet.representations.base import Representation
 from pygschnet.representations.watch import Watch
 
@@ -32,9 +33,6 @@ class Kept(NamedTuple):
 
 WORTH_A_TABLE = 150
 """Pairs from which on training a table takes less time than training filters pair by pair."""
-
-KERNELS = ("none", "hard", "cosine")
-"""Cutoff functions that the compiled kernels know."""
 
 
 class SchNet(Representation):
@@ -119,11 +117,11 @@ class SchNet(Representation):
             both_ways: whether a pair stands for both directions, as it does for filters from a table.
         """
         tabulated = None
-        if both_ways and self._tabulates(self.embedding.weight, len(distances)):
+        if both_ways and self.tabulates(self.embedding.weight, len(distances)):
             tabulated = self.tabulated_filters(index, distances, atoms)
         return self.filters_at(distances.to(self.embedding.weight.dtype)) if tabulated is None else tabulated
 
-    def _tabulates(self, x: Tensor, pairs: int) -> bool:
+    def tabulates(self, x: Tensor, pairs: int) -> bool:
         """Whether filters are taken from a table.
 
         Not in float64, whose digits a table does not have; not for so few pairs that training them costs less than
@@ -152,7 +150,7 @@ class SchNet(Representation):
 
     def once(self, data: Data) -> Float[Tensor, "atoms features"]:
         x = self.embedding(data.z).detach()
-        if type(self).forward is not SchNet.forward or self.training or not self._tabulates(x, pairs=1):
+        if type(self).forward is not SchNet.forward or self.training or not self.tabulates(x, pairs=1):
             return self(data)
         index, distances, both_ways = unique_pairs(data)
         if not both_ways or len(distances) == 0:
@@ -166,32 +164,13 @@ class SchNet(Representation):
         return x
 
     def outputs(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
-        fields, embedding = data.to_dict(), self.embedding.weight
-        pos, edge_index = fields["pos"], fields["edge_index"]
-        if (
-            type(self).forward is not SchNet.forward
-            or not 0 < edge_index.shape[1] <= molecule.EDGES
-            or "edge_cutoff" not in fields
-            or self.training
-            or self.cutoff_form not in KERNELS
-            or in_transform(pos)
-            or pos.shape[1] != 3
-            or not molecule.takes(embedding, network)
-            or any(fields[name].device != embedding.device for name in ("z", "pos", "edge_index"))
-            or torch.is_autocast_enabled("cpu")
-            or not self._tabulates(embedding, pairs=1)
-        ):
-            return None
-        knots = self._knots(edge_distances(data) if self.cutoff is None else pos)
-        tables, kept, watch = self._tables(knots, constant=True), self._kept, self._watch
-        if tables is None or kept is None or kept.packed is None or watch is None or any(watch.hooks):
-            return None
-        spacing = molecule.Spacing(knots.first, knots.spacing, self._end, self.cutoff_form == "cosine")
-        graph = (fields["z"], pos, edge_index, *edge_offsets(data))
-        return molecule.outputs(*graph, embedding, kept.packed, tables, spacing, network)
+        return whole.outputs(self, data, network) if type(self).forward is SchNet.forward else None
+
+    def trained(self, data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+        return whole.trained(self, data, network) if type(self).forward is SchNet.forward else None
 
     @property
-    def _end(self) -> float:
+    def end(self) -> float:
         """The distance in Å from which on filters are zero."""
         return math.inf if self.cutoff is None or self.cutoff_form == "none" else self.cutoff
 
@@ -200,13 +179,13 @@ class SchNet(Representation):
     ) -> tuple[Tensor, Tensor, Pairs] | None:
         """Weights of the pairs, tables of all blocks, and pairs."""
         dtype = self.embedding.weight.dtype
-        knots = self._knots(distances)
-        tables = self._tables(knots, constant)
+        knots = self.knots(distances)
+        tables = self.tables(knots, constant)
         if tables is None:
             return None
         compiled = distances.device.type == "cpu" and cpu.library(distances.dtype) is not None
-        if constant and compiled and self.cutoff_form in KERNELS:
-            scales = torch.tensor([knots.spacing, self._end], dtype=torch.float64)
+        if constant and compiled and self.cutoff_form in whole.KERNELS:
+            scales = torch.tensor([knots.spacing, self.end], dtype=torch.float64)
             cosine = self.cutoff_form == "cosine"
             weights, interval = cpu.PairWeights.apply(distances, scales, knots.first, tables.shape[1], cosine, dtype)
         else:
@@ -216,7 +195,7 @@ class SchNet(Representation):
                 weights = weights * self.envelope(distances.to(dtype)).unsqueeze(-1)
         return weights, tables, make_pairs(index[1], index[0], interval, atoms, tables.shape[1])
 
-    def _knots(self, distances: Tensor) -> Knots:
+    def knots(self, distances: Tensor) -> Knots:
         """Knots for these distances; for all that may occur where reading numbers is slow or the table is kept."""
         reach = self.gaussian_stop + 6 / math.sqrt(2 * self.basis.gamma)  # beyond, the filters are constant
         if distances.is_cuda or in_transform(distances):
@@ -232,7 +211,7 @@ class SchNet(Representation):
         needed, kept = Knots.between(0.0, 2.0 * math.ceil(longest / 2.0), self.basis), self._kept
         return needed if kept is None or kept.knots.number < needed.number else kept.knots
 
-    def _tables(self, knots: Knots, constant: bool = False) -> Float[Tensor, "blocks coefficients filters"] | None:
+    def tables(self, knots: Knots, constant: bool = False) -> Float[Tensor, "blocks coefficients filters"] | None:
         """The coefficients; in evaluation they are checked, and kept until the weights change."""
         networks: Any = list(self.filter_networks)
         if self.training or in_transform(self.embedding.weight):
@@ -244,7 +223,7 @@ class SchNet(Representation):
             with torch.inference_mode(False), torch.no_grad():
                 accurate = self.filters_from == "table" or accurate_enough(networks, self.basis, knots)
                 tables = tabulate(networks, self.basis, knots) if accurate else None
-                kept = self._kept = Kept(state, knots, tables, _pack(self.blocks))
+                kept = self._kept = Kept(state, knots, tables, whole.pack(self.blocks))
         if kept.tables is None or constant:
             return kept.tables
         return remembered(kept.tables, networks, self.basis, knots)
@@ -266,21 +245,3 @@ class SchNet(Representation):
         for network in self.filter_networks:
             filters = network(expansion, reach)
             yield filters if self.cutoff_form == "none" else filters * envelope
-
-
-def _pack(blocks: nn.ModuleList) -> molecule.Packed | None:
-    """The dense layers for `molecule.outputs`, unless somebody has changed or observes them."""
-    plain = [nn.Linear, CFConv, nn.Linear, nn.Linear]
-    if any(
-        type(block) is not InteractionBlock or [type(part) for part in block.children()] != plain for block in blocks
-    ):
-        return None
-    if any(layer._forward_hooks or layer._forward_pre_hooks for layer in blocks.modules()):
-        return None
-    layers: list[Any] = list(blocks)
-    return molecule.pack(
-        [block.in2f.weight for block in layers],
-        [block.f2out.weight for block in layers],
-        [block.dense.weight for block in layers],
-        [torch.cat([block.f2out.bias, block.dense.bias]).detach() for block in layers],
-    )
