@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pygschnet.kernels import cpu
+from pygschnet.kernels.activation import ssp_and_slope
 from pygschnet.kernels.convolution import Pairs, kernels
 
 
@@ -107,10 +107,10 @@ class OutputsAndSlopes(Function):
         for block, table in zip(blocks, tables, strict=True):
             h = x @ block.inner.t()
             c = operators.aggregate(h, geometry.weights, table, geometry.pairs)
-            s, ds = cpu.ssp(torch.addmm(block.outer_bias, c, block.outer.t()))
+            s, ds = ssp_and_slope(torch.addmm(block.outer_bias, c, block.outer.t()))
             values.append((x, h, c, s, ds))
             x = torch.addmm(x, s, block.last.t()).add_(block.last_bias)
-        y, dy = cpu.ssp(torch.addmm(network.first_bias, x, network.first.t()))
+        y, dy = ssp_and_slope(torch.addmm(network.first_bias, x, network.first.t()))
         output = torch.addmv(network.second_bias, y, network.second[0])
 
         gy = dy * network.second

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pygschnet.kernels import Pairs
+from pygschnet.kernels.activation import ssp_and_slope
 from pygschnet.kernels.spline import TAPS, interpolation, spline_weights
 from pygschnet.nn.activation import shifted_softplus
 from pygschnet.nn.filter import FilterNetwork
@@ -87,6 +89,55 @@ def tabulate(
     weight = networks[0].dense_1.weight
     table = _interpolation(knots.number, weight.device) @ _filters(networks, basis, knots)
     return table.to(weight.dtype if dtype is None else dtype)
+
+
+def tabulate_once(
+    networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots
+) -> Float[Tensor, "networks coefficients filters"]:
+    """The same coefficients, faster, for a caller who will differentiate them once.
+
+    Values are computed in float64 as ever, gradients in the precision of the weights.
+
+    Args:
+        networks: the filter networks.
+        basis: the Gaussians that they take.
+        knots: where they are evaluated.
+    """
+    layers = [network.dense_1 for network in networks] + [network.dense_2 for network in networks]
+    parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
+    return _Tabulated.apply(basis, knots, networks[0].final_activation, *parameters)
+
+
+class _Tabulated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, basis: GaussianBasis, knots: Knots, final_activation: bool, *parameters: Tensor) -> Tensor:
+        count, like = len(parameters) // 4, parameters[0]
+        first, second, bias_1, bias_2 = (parameters[k * count : (k + 1) * count] for k in range(4))
+        expansion, reach = _expansion(knots, 0.0, basis.start, basis.stop, basis.count, basis.gamma, like.device)
+        weight_1, weight_2 = torch.cat([weight[:, reach] for weight in first]), torch.stack(second)
+        hidden, slope = ssp_and_slope(torch.addmm(torch.cat(bias_1).double(), expansion, weight_1.double().t()))
+        hidden = hidden.unflatten(1, (count, -1)).transpose(0, 1)
+        values = torch.baddbmm(torch.stack(bias_2).double().unsqueeze(1), hidden, weight_2.double().mT)
+        last_slope = like.new_empty(0)
+        if final_activation:
+            values, last_slope = ssp_and_slope(values)
+        ctx.reach, ctx.width, ctx.knots = reach, like.shape[1], knots.number
+        slope = slope.to(like).unflatten(1, (count, -1)).transpose(0, 1)
+        ctx.save_for_backward(expansion, weight_2, hidden.to(like), slope, last_slope.to(like))
+        return (_interpolation(knots.number, like.device) @ values).to(like)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        expansion, weight_2, hidden, slope, last_slope = ctx.saved_tensors
+        values = _interpolation(ctx.knots, gradient.device).to(gradient).t() @ gradient
+        if len(last_slope):
+            values = values * last_slope
+        inner = (values @ weight_2).mul_(slope)  # [networks, knots, filters]
+        of_first = inner.new_zeros(len(inner), inner.shape[2], ctx.width)
+        of_first[..., ctx.reach] = inner.mT @ expansion.to(gradient)
+        of_second = values.mT @ hidden
+        return None, None, None, *of_first, *of_second, *inner.sum(1), *values.sum(1)
 
 
 def remembered(table: Tensor, networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots) -> Tensor:

@@ -12,6 +12,8 @@ from pygschnet.kernels import cpu, make_pairs, molecule
 from pygschnet.kernels.activation import in_transform
 from pygschnet.kernels.training import Block, Geometry, Network, outputs_and_slopes
 from pygschnet.nn import CFConv, InteractionBlock
+from pygschnet.nn.table import tabulate_once
+from pygschnet.representations.watch import Watch
 
 if TYPE_CHECKING:
     from pygschnet.representations.schnet import SchNet
@@ -35,7 +37,11 @@ def outputs(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> tuple[Te
 
 def trained(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
     """`Representation.trained` of SchNet."""
-    if not schnet.training or not _suits(schnet, data, network) or not plain(schnet.blocks) or _observed(schnet):
+    if not schnet.training or not _suits(schnet, data, network):
+        return None
+    if schnet._watch is None or schnet._watch.outdated():
+        schnet._watch = Watch(schnet)
+    if any(schnet._watch.hooks) or not plain(schnet.blocks):
         return None
     half = one_of_each_pair(data)
     x, vectors = schnet.embedding(data.z), edge_vectors(half)
@@ -43,8 +49,8 @@ def trained(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> tuple[Te
     if not schnet.tabulates(x, len(distances)):
         return None
     knots = schnet.knots(distances)
-    tables = schnet.tables(knots)
-    assert tables is not None  # in training there is no test of their accuracy
+    networks: list[Any] = list(schnet.filter_networks)
+    tables = tabulate_once(networks, schnet.basis, knots)
     scales = torch.tensor([knots.spacing, schnet.end], dtype=torch.float64)
     cosine = schnet.cutoff_form == "cosine"
     weights, slopes, interval = cpu.splines(distances, scales, knots.first, tables.shape[1], cosine, x.dtype)
