@@ -20,6 +20,7 @@ from pygschnet.kernels import available
 from pygschnet.kernels import molecule as molecule_file
 from pygschnet.nn.table import Knots, table_error
 from pygschnet.representations import schnet as schnet_file
+from pygschnet.representations import whole
 from pygschnet.saving import VARIANTS
 from pygschnet.training import energy_forces_loss
 from tests.structures import bare, ethanol, graph, molecules, randomise
@@ -144,15 +145,18 @@ def test_float64_and_incomplete_graphs_are_not_tabulated(monkeypatch):
     model.float()(data)
 
 
-def test_few_pairs_are_trained_one_by_one(monkeypatch):
+def test_few_pairs_without_forces_are_trained_one_by_one(monkeypatch):
     model = initialised("schnetpack").train()
     data, batch = single(graph(ethanol(), model)), single(some_molecules(model))
     calls = []
-    monkeypatch.setattr(schnet_file, "tabulate", lambda *a, real=schnet_file.tabulate: calls.append(1) or real(*a))
-    model(data)
+    for file, name in ((schnet_file, "tabulate"), (whole, "tabulate_once")):
+        real = getattr(file, name)
+        monkeypatch.setattr(file, name, lambda *a, name=name, real=real: calls.append(name) or real(*a))
+    model(data, forces=False)
     assert not calls
-    model(batch)
-    assert calls == [1]
+    model(batch, forces=False)
+    model(data)
+    assert calls == ["tabulate", "tabulate_once"]
 
 
 CHANGES = {

@@ -32,7 +32,7 @@ class Kept(NamedTuple):
 
 
 WORTH_A_TABLE = 150
-"""Pairs from which on training a table takes less time than training filters pair by pair."""
+"""Pairs from which on training layer by layer takes less time with a table than with filters pair by pair."""
 
 
 class SchNet(Representation):
@@ -117,20 +117,21 @@ class SchNet(Representation):
             both_ways: whether a pair stands for both directions, as it does for filters from a table.
         """
         tabulated = None
-        if both_ways and self.tabulates(self.embedding.weight, len(distances)):
+        few = self.training and len(distances) < WORTH_A_TABLE
+        if both_ways and len(distances) and self.tabulates(few):
             tabulated = self.tabulated_filters(index, distances, atoms)
         return self.filters_at(distances.to(self.embedding.weight.dtype)) if tabulated is None else tabulated
 
-    def tabulates(self, x: Tensor, pairs: int) -> bool:
+    def tabulates(self, few: bool = False) -> bool:
         """Whether filters are taken from a table.
 
-        Not in float64, whose digits a table does not have; not for so few pairs that training them costs less than
-        training a table; and not under the transforms of torch.func.
+        Not in float64, whose digits a table does not have; not under the transforms of torch.func; and not for so few
+        pairs that a table would take longer.
         """
         if self.filters_from != "auto" or torch._C._are_functorch_transforms_active():
             return self.filters_from == "table"
-        worthwhile = pairs >= WORTH_A_TABLE if self.training else pairs > 0
-        return worthwhile and x.dtype == torch.float32 and available(x.device, x.dtype)
+        weight = self.embedding.weight
+        return not few and weight.dtype == torch.float32 and available(weight.device, weight.dtype)
 
     def tabulated_filters(
         self, index: Int[Tensor, "2 pairs"], distances: Float[Tensor, "pairs"], atoms: int
@@ -150,7 +151,7 @@ class SchNet(Representation):
 
     def once(self, data: Data) -> Float[Tensor, "atoms features"]:
         x = self.embedding(data.z).detach()
-        if type(self).forward is not SchNet.forward or self.training or not self.tabulates(x, pairs=1):
+        if type(self).forward is not SchNet.forward or self.training or not self.tabulates():
             return self(data)
         index, distances, both_ways = unique_pairs(data)
         if not both_ways or len(distances) == 0:

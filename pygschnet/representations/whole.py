@@ -46,8 +46,6 @@ def trained(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> tuple[Te
     half = one_of_each_pair(data)
     x, vectors = schnet.embedding(data.z), edge_vectors(half)
     distances = torch.linalg.vector_norm(vectors, dim=-1)
-    if not schnet.tabulates(x, len(distances)):
-        return None
     knots = schnet.knots(distances)
     networks: list[Any] = list(schnet.filter_networks)
     tables = tabulate_once(networks, schnet.basis, knots)
@@ -106,5 +104,5 @@ def _suits(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> bool:
         and molecule.takes(embedding, network)
         and all(fields[name].device == embedding.device for name in ("z", "pos", "edge_index"))
         and not torch.is_autocast_enabled("cpu")
-        and schnet.tabulates(embedding, pairs=fields["edge_index"].shape[1] // 2)
+        and schnet.tabulates()
     )
