@@ -190,8 +190,8 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
         best = next(saver.best_model_path for saver in savers if saver.monitor)
-        if not best:
-            return  # interrupted before the first validation
+        if not best:  # the training has ended before the first validation
+            self.trainer.save_checkpoint(best := self.report.run_dir / "checkpoints" / "best.ckpt")
         self.model.load_state_dict(AtomicCheckpointIO().load_checkpoint(best)["state_dict"])
         self.trainer.validate(self.model, self.datamodule, verbose=False)
         self.trainer.test(self.model, self.datamodule, verbose=False)

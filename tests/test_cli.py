@@ -95,6 +95,12 @@ def test_fit_resume_test_predict(folder, pygschnet_command):
         assert predictions["atoms"].tolist() == [3] * 20
 
 
+def test_a_training_without_any_validation_saves_what_it_has(folder, pygschnet_command):
+    output = pygschnet_command(*FIT, "--trainer.val_check_interval", "50", "--trainer.check_val_every_n_epoch", "null")
+    assert "model, metrics and plots are in run" in output and Path("run/model.safetensors").exists()
+    assert "test: energy MAE" in pygschnet_command("test", "-c", "run/config.yaml")
+
+
 def test_energies_only(folder, pygschnet_command):
     arrays = frames()
     del arrays["F"]

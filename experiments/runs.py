@@ -1,0 +1,52 @@
+"""Trainings as records: what was run, how long it took, what came out."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from pygschnet.units import unit_factor
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def fit(arguments: list[str], run: Path) -> dict:
+    """`pygschnet fit` with these arguments, or what is left of it; its metrics. What it prints goes to a file."""
+    if not (run / "metrics.json").exists():
+        command = [sys.executable, "-m", "pygschnet", "fit", *arguments, "--run_dir", str(run), "--ckpt_path", "auto"]
+        run.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{run}.log", "a") as log:
+            ended = subprocess.run([*command, "--trainer.enable_progress_bar", "false"], stdout=log, stderr=log)
+        if ended.returncode:
+            sys.exit(f"the training has ended with code {ended.returncode}; {run}.log says why")
+    return json.loads((run / "metrics.json").read_text())
+
+
+def shown(arguments: list[str], run: str) -> str:
+    """The command as somebody else would type it: without the folders of this machine."""
+    return shlex.join(["pygschnet", "fit", *(_file_name(argument) for argument in arguments), "--run_dir", run])
+
+
+def errors(metrics: dict, part: str) -> dict[str, float | None]:
+    """`energy_mae` and `forces_mae` in kcal/mol and kcal/mol/Å, of "validation" or "test"."""
+    kcal = 1 / unit_factor("kcal/mol")
+    found = {name: metrics[part].get(name) for name in ("energy_mae", "forces_mae")}
+    return {name: error and round(error["value"] * kcal, 4) for name, error in found.items()}
+
+
+def head_commit() -> str:
+    """The commit of the code."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def write_row(path: Path, row: dict, key: tuple[str, ...]) -> None:
+    """Add a row to a table of results, in the place of one that agrees with it in `key`."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [other for other in rows if any(other[name] != row[name] for name in key)] + [row]
+    rows.sort(key=lambda each: [str(each[name]) for name in key])
+    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+
+
+def _file_name(argument: str) -> str:
+    return Path(argument).name if argument.startswith("/") or argument.startswith("..") else argument
