@@ -44,7 +44,7 @@ def write_row(path: Path, row: dict, key: tuple[str, ...]) -> None:
     """Add a row to a table of results, in the place of one that agrees with it in `key`."""
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = [other for other in rows if any(other[name] != row[name] for name in key)] + [row]
-    rows.sort(key=lambda each: [str(each[name]) for name in key])
+    rows.sort(key=lambda each: [each[name] for name in key])
     path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
