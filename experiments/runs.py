@@ -37,7 +37,9 @@ def errors(metrics: dict, part: str) -> dict[str, float | None]:
 
 def head_commit() -> str:
     """The commit of the code."""
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def write_row(path: Path, row: dict, key: tuple[str, ...]) -> None:

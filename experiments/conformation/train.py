@@ -1,4 +1,4 @@
-"""The question of ISO17, chemistry and conformation at once, on smaller data: energies alone against energies and forces.
+"""The question of ISO17, chemistry and conformation at once, on smaller data: energies with and without forces.
 
     python -m experiments.conformation.train qm7x ../shared/data/qm7x_sample
     python -m experiments.conformation.train acac ../shared/data/botnet/dataset_acac
@@ -67,7 +67,9 @@ def main() -> None:
     commit = head_commit()
     settings = yaml.safe_load((FOLDER / f"{options.task}.yaml").read_text())["data"]["init_args"]
     path = settings["path"]
-    settings["path"] = [str(options.data / name) for name in path] if isinstance(path, list) else str(options.data / path)
+    settings["path"] = (
+        [str(options.data / name) for name in path] if isinstance(path, list) else str(options.data / path)
+    )
     made = {}
     if options.task == "qm7x":
         made = split_qm7x(Path(settings["path"]), options.runs)

@@ -1,4 +1,4 @@
-"""What was tried for the recipe, on validation data alone: a line of trials.txt is a training, and a row of trials.json.
+"""What was tried for the recipe, on validation data alone: a line of trials.txt is a training, a row of trials.json.
 
     python -m experiments.md17.trials FOLDER [NAME ...]
 

@@ -48,8 +48,14 @@ class ISO17(MoleculeData):
     ):
         reference = "reference_eq" if equilibrium else "reference"
         test = "test_eq" if equilibrium else "test_other" if unknown else "test_within"
-        rows = {"train_rows": reference} if equilibrium else {"train_rows": "train", "val_rows": "validation"}
-        super().__init__(train=train, val=val, **(rows | {"test_rows": test} | common))
+        super().__init__(
+            train=train,
+            val=val,
+            train_rows=reference if equilibrium else "train",
+            val_rows=None if equilibrium else "validation",
+            test_rows=test,
+            **common,
+        )
         self.root, self.databases, self.equilibrium = Path(root), (reference, test), equilibrium
 
     def files(self) -> list[Path]:
