@@ -191,7 +191,7 @@ class CLI(LightningCLI):
         savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
         best = next(saver.best_model_path for saver in savers if saver.monitor)
         if not best:  # the training has ended before the first validation
-            self.trainer.save_checkpoint(best := self.report.run_dir / "checkpoints" / "best.ckpt")
+            self.trainer.save_checkpoint(best := str(self.report.run_dir / "checkpoints" / "best.ckpt"))
         self.model.load_state_dict(AtomicCheckpointIO().load_checkpoint(best)["state_dict"])
         self.trainer.validate(self.model, self.datamodule, verbose=False)
         self.trainer.test(self.model, self.datamodule, verbose=False)

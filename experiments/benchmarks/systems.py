@@ -116,6 +116,7 @@ WORKS = {
     9: Work("E + F, B, one aspirin", "schnetpack", False, part(copies, ASPIRIN, 1)),
     10: Work("E + F, B, 27,000 atoms", "schnetpack", False, part(cube, 30), peers=False),
     11: Work("E + F, B, 64,000 atoms", "schnetpack", False, part(cube, 40), peers=False),
+    12: Work("training step, default, 8 ethanols", "default", True, part(ethanols, 8)),
 }
 SCALING = (6, 7, 10, 11)
 

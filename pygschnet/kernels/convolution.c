@@ -46,41 +46,54 @@ static void share(int64_t count, int64_t *begin, int64_t *end) { /* what falls t
 }
 
 typedef struct {
-    const REAL *g, *x, *weights, *table;
+    const REAL *g, *x, *weights, *table, *g2, *x2, *weights2; /* the second ones are of the operators "two" alone */
     const int32_t *first, *second, *interval;
     REAL *out;
     int64_t atoms, pairs, features, knots, vectors; /* vectors: how many of them a block of features has */
 } Job;
 
-/* y_i = Σ_j x_j ∘ W_ij for the features f … f + V·LANES of all atoms. */
-INLINE void aggregate_block(const Job *job, int64_t f, const int V) {
+/* y_i = Σ_j x_j ∘ W_ij for the features f … f + V·LANES of all atoms; with TWO, W′ from other weights, + x′_j ∘ W′_ij. */
+INLINE void aggregate_block(const Job *job, int64_t f, const int V, const int TWO) {
     const int64_t F = job->features;
-    const REAL *x = job->x + f, *table = job->table + f;
+    const REAL *x = job->x + f, *table = job->table + f, *x2 = TWO ? job->x2 + f : x;
     REAL *y = job->out + f;
     for (int64_t i = 0; i < job->atoms; i++) memset(y + i * F, 0, V * 64);
     int64_t row = -1;
-    vec xi[V], yi[V];
+    vec xi[V], yi[V], x2i[V];
     for (int64_t p = 0; p < job->pairs; p++) {
         const int64_t i = job->first[p], j = job->second[p];
         const REAL *w = job->weights + TAPS * p, *c = table + job->interval[p] * F;
+        const REAL *w2 = TWO ? job->weights2 + TAPS * p : w;
         if (i != row) {
             for (int v = 0; v < V; v++) {
                 if (row >= 0) store(y + row * F + v * LANES, yi[v]);
                 xi[v] = load(x + i * F + v * LANES), yi[v] = load(y + i * F + v * LANES);
+                if (TWO) x2i[v] = load(x2 + i * F + v * LANES);
             }
             row = i;
         }
-        vec filter[V];
-        for (int v = 0; v < V; v++) filter[v] = w[0] * load(c + v * LANES);
-        for (int m = 1; m < TAPS; m++)
-            for (int v = 0; v < V; v++) filter[v] += w[m] * load(c + m * F + v * LANES);
+        vec filter[V], filter2[V];
         for (int v = 0; v < V; v++) {
+            const vec coefficient = load(c + v * LANES);
+            filter[v] = w[0] * coefficient;
+            if (TWO) filter2[v] = w2[0] * coefficient;
+        }
+        for (int m = 1; m < TAPS; m++)
+            for (int v = 0; v < V; v++) {
+                const vec coefficient = load(c + m * F + v * LANES);
+                filter[v] += w[m] * coefficient;
+                if (TWO) filter2[v] += w2[m] * coefficient;
+            }
+        for (int v = 0; v < V; v++) {
+            vec of_i = filter[v] * xi[v];
+            if (TWO) of_i += filter2[v] * x2i[v];
             if (i == j) { /* an atom and its own image */
-                yi[v] += 2 * filter[v] * xi[v];
+                yi[v] += 2 * of_i;
             } else {
                 REAL *yj = y + j * F + v * LANES;
                 yi[v] += filter[v] * load(x + j * F + v * LANES);
-                store(yj, load(yj) + filter[v] * xi[v]);
+                if (TWO) yi[v] += filter2[v] * load(x2 + j * F + v * LANES);
+                store(yj, load(yj) + of_i);
             }
         }
     }
@@ -88,21 +101,36 @@ INLINE void aggregate_block(const Job *job, int64_t f, const int V) {
         for (int v = 0; v < V; v++) store(y + row * F + v * LANES, yi[v]);
 }
 
-static void aggregate_body(void *argument) {
-    const Job *job = argument;
-    int64_t begin, end, width = job->vectors * LANES;
-    share(job->features / width, &begin, &end);
-    for (int64_t block = begin; block < end; block++)
-        if (job->vectors == 4) aggregate_block(job, block * width, 4);
-        else if (job->vectors == 2) aggregate_block(job, block * width, 2);
-        else aggregate_block(job, block * width, 1);
-}
+/* A function for all blocks of features that fall to this thread. */
+#define BLOCKS(body, function, two)                                              \
+    static void body(void *argument) {                                           \
+        const Job *job = argument;                                               \
+        int64_t begin, end, width = job->vectors * LANES;                        \
+        share(job->features / width, &begin, &end);                              \
+        for (int64_t block = begin; block < end; block++)                        \
+            if (job->vectors == 4) function(job, block * width, 4, two);         \
+            else if (job->vectors == 2) function(job, block * width, 2, two);    \
+            else function(job, block * width, 1, two);                           \
+    }
+
+BLOCKS(aggregate_body, aggregate_block, 0)
+BLOCKS(aggregate_two_body, aggregate_block, 1)
 
 void aggregate(const REAL *x, const REAL *weights, const REAL *table, const int32_t *first, const int32_t *second,
                const int32_t *interval, REAL *y, int64_t atoms, int64_t features, int64_t pairs, int64_t knots,
                int64_t vectors, int64_t threads) {
-    Job job = {NULL, x, weights, table, first, second, interval, y, atoms, pairs, features, knots, vectors};
+    Job job = {.x = x, .weights = weights, .table = table, .first = first, .second = second, .interval = interval, .out = y,
+               .atoms = atoms, .pairs = pairs, .features = features, .knots = knots, .vectors = vectors};
     run(aggregate_body, &job, threads);
+}
+
+void aggregate_two(const REAL *x, const REAL *weights, const REAL *x2, const REAL *weights2, const REAL *table,
+                   const int32_t *first, const int32_t *second, const int32_t *interval, REAL *y, int64_t atoms,
+                   int64_t features, int64_t pairs, int64_t knots, int64_t vectors, int64_t threads) {
+    Job job = {.x = x, .weights = weights, .x2 = x2, .weights2 = weights2, .table = table, .first = first, .second = second,
+               .interval = interval, .out = y, .atoms = atoms, .pairs = pairs, .features = features, .knots = knots,
+               .vectors = vectors};
+    run(aggregate_two_body, &job, threads);
 }
 
 /* q_pm = Σ_f (g_i x_j + g_j x_i)_f C_{n(p) + m, f} */
@@ -125,43 +153,58 @@ static void pair_dot_body(void *argument) {
 
 void pair_dot(const REAL *g, const REAL *x, const REAL *table, const int32_t *first, const int32_t *second,
               const int32_t *interval, REAL *q, int64_t features, int64_t pairs, int64_t threads) {
-    Job job = {g, x, NULL, table, first, second, interval, q, 0, pairs, features, 0, 0};
+    Job job = {.g = g, .x = x, .table = table, .first = first, .second = second, .interval = interval, .out = q,
+               .pairs = pairs, .features = features};
     run(pair_dot_body, &job, threads);
 }
 
-/* C̄_k = Σ_{p, m: n(p) + m = k} w_pm (g_i ∘ x_j + g_j ∘ x_i) for the features f … f + V·LANES. */
-INLINE void table_grad_block(const Job *job, int64_t f, const int V) {
+/* C̄_k = Σ_{p, m: n(p) + m = k} w_pm (g_i ∘ x_j + g_j ∘ x_i) for the features f … f + V·LANES; with TWO, w times the same
+   of g and x and of g′ and x′, and w′ times that of g′ and x. */
+INLINE void table_grad_block(const Job *job, int64_t f, const int V, const int TWO) {
     const int64_t F = job->features;
-    const REAL *g = job->g + f, *x = job->x + f;
+    const REAL *g = job->g + f, *x = job->x + f, *g2 = TWO ? job->g2 + f : g, *x2 = TWO ? job->x2 + f : x;
     REAL *table = job->out + f;
     for (int64_t k = 0; k < job->knots; k++) memset(table + k * F, 0, V * 64);
     for (int64_t p = 0; p < job->pairs; p++) {
         const int64_t i = job->first[p] * F, j = job->second[p] * F;
-        const REAL *w = job->weights + TAPS * p;
+        const REAL *w = job->weights + TAPS * p, *w2 = TWO ? job->weights2 + TAPS * p : w;
         REAL *c = table + job->interval[p] * F;
         for (int v = 0; v < V; v++) {
             const int64_t l = v * LANES;
-            vec s = load(g + i + l) * load(x + j + l) + load(g + j + l) * load(x + i + l);
-            for (int m = 0; m < TAPS; m++) store(c + m * F + l, load(c + m * F + l) + w[m] * s);
+            const vec xi = load(x + i + l), xj = load(x + j + l);
+            vec s = load(g + i + l) * xj + load(g + j + l) * xi, s2;
+            if (TWO) {
+                const vec g2i = load(g2 + i + l), g2j = load(g2 + j + l);
+                s += g2i * load(x2 + j + l) + g2j * load(x2 + i + l);
+                s2 = g2i * xj + g2j * xi;
+            }
+            for (int m = 0; m < TAPS; m++) {
+                vec sum = load(c + m * F + l) + w[m] * s;
+                if (TWO) sum += w2[m] * s2;
+                store(c + m * F + l, sum);
+            }
         }
     }
 }
 
-static void table_grad_body(void *argument) {
-    const Job *job = argument;
-    int64_t begin, end, width = job->vectors * LANES;
-    share(job->features / width, &begin, &end);
-    for (int64_t block = begin; block < end; block++)
-        if (job->vectors == 4) table_grad_block(job, block * width, 4);
-        else if (job->vectors == 2) table_grad_block(job, block * width, 2);
-        else table_grad_block(job, block * width, 1);
-}
+BLOCKS(table_grad_body, table_grad_block, 0)
+BLOCKS(table_grad_two_body, table_grad_block, 1)
 
 void table_grad(const REAL *g, const REAL *x, const REAL *weights, const int32_t *first, const int32_t *second,
                 const int32_t *interval, REAL *out, int64_t features, int64_t pairs, int64_t knots, int64_t vectors,
                 int64_t threads) {
-    Job job = {g, x, weights, NULL, first, second, interval, out, 0, pairs, features, knots, vectors};
+    Job job = {.g = g, .x = x, .weights = weights, .first = first, .second = second, .interval = interval, .out = out,
+               .pairs = pairs, .features = features, .knots = knots, .vectors = vectors};
     run(table_grad_body, &job, threads);
+}
+
+void table_grad_two(const REAL *g, const REAL *x, const REAL *weights, const REAL *g2, const REAL *x2, const REAL *weights2,
+                    const int32_t *first, const int32_t *second, const int32_t *interval, REAL *out, int64_t features,
+                    int64_t pairs, int64_t knots, int64_t vectors, int64_t threads) {
+    Job job = {.g = g, .x = x, .weights = weights, .g2 = g2, .x2 = x2, .weights2 = weights2, .first = first,
+               .second = second, .interval = interval, .out = out, .pairs = pairs, .features = features, .knots = knots,
+               .vectors = vectors};
+    run(table_grad_two_body, &job, threads);
 }
 
 /* Interval of each distance, its weights f(d) w_m and their slopes; `PairWeights` in cpu.py says more. */

@@ -26,6 +26,8 @@ ARGUMENTS = {  # how many arrays and sizes
     "aggregate": (7, 6),
     "pair_dot": (7, 3),
     "table_grad": (7, 5),
+    "aggregate_two": (9, 6),
+    "table_grad_two": (10, 5),
     "ssp": (3, 2),
     "splines": (5, 5),
     "molecule": (23, 10),
@@ -135,6 +137,37 @@ def table_grad(g: Tensor, x: Tensor, weights: Tensor, pairs: Sequence[Tensor], c
     table = x.new_empty(coefficients, x.shape[1])
     threads, vectors = _share(weights.numel() * x.shape[1], x)
     call("table_grad", (g, x, weights, *pairs[:3], table), x.shape[1], weights.shape[0], coefficients, vectors, threads)
+    return table if x.shape[1] == features else table[:, :features]
+
+
+def aggregate_two(
+    x: Tensor, weights: Tensor, x2: Tensor, weights2: Tensor, table: Tensor, pairs: Sequence[Tensor]
+) -> Tensor:
+    """The sum of `aggregate` of x and weights and of x2 and weights2, with the same table."""
+    features, (x, x2, table) = x.shape[1], _whole_vectors(x, x2, table)
+    y = torch.empty_like(x)
+    threads, vectors = _share(2 * weights.numel() * x.shape[1], x)
+    arrays = (x, weights.contiguous(), x2, weights2.contiguous(), table, *pairs[:3], y)
+    call("aggregate_two", arrays, *x.shape, weights.shape[0], table.shape[0], vectors, threads)
+    return y if x.shape[1] == features else y[:, :features]
+
+
+def table_grad_two(
+    g: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    g2: Tensor,
+    x2: Tensor,
+    weights2: Tensor,
+    pairs: Sequence[Tensor],
+    coefficients: int,
+) -> Tensor:
+    """The sum of `table_grad` of g, x and weights, of g2, x2 and weights, and of g2, x and weights2."""
+    features, (g, x, g2, x2) = x.shape[1], _whole_vectors(g, x, g2, x2)
+    table = x.new_empty(coefficients, x.shape[1])
+    threads, vectors = _share(2 * weights.numel() * x.shape[1], x)
+    arrays = (g, x, weights.contiguous(), g2, x2, weights2.contiguous(), *pairs[:3], table)
+    call("table_grad_two", arrays, x.shape[1], weights.shape[0], coefficients, vectors, threads)
     return table if x.shape[1] == features else table[:, :features]
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pygschnet.kernels.activation import ssp_and_slope
-from pygschnet.kernels.convolution import Pairs, kernels
+from pygschnet.kernels import cpu
+from pygschnet.kernels.convolution import Pairs
 
 
 class Geometry(NamedTuple):
@@ -102,15 +102,14 @@ class OutputsAndSlopes(Function):
     ) -> tuple[Tensor, Tensor]:
         blocks = [Block(*weights[5 * t : 5 * t + 5]) for t in range(count)]
         network = Network(*weights[5 * count :])
-        operators = kernels(x)
         values: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
         for block, table in zip(blocks, tables, strict=True):
             h = x @ block.inner.t()
-            c = operators.aggregate(h, geometry.weights, table, geometry.pairs)
-            s, ds = ssp_and_slope(torch.addmm(block.outer_bias, c, block.outer.t()))
+            c = cpu.aggregate(h, geometry.weights, table, geometry.pairs)
+            s, ds = cpu.ssp(torch.addmm(block.outer_bias, c, block.outer.t()))
             values.append((x, h, c, s, ds))
             x = torch.addmm(x, s, block.last.t()).add_(block.last_bias)
-        y, dy = ssp_and_slope(torch.addmm(network.first_bias, x, network.first.t()))
+        y, dy = cpu.ssp(torch.addmm(network.first_bias, x, network.first.t()))
         output = torch.addmv(network.second_bias, y, network.second[0])
 
         gy = dy * network.second
@@ -121,8 +120,8 @@ class OutputsAndSlopes(Function):
             h, ds = value[1], value[4]
             ga = (gx @ block.last).mul_(ds)
             gc = ga @ block.outer
-            gh = operators.aggregate(gc, geometry.weights, table, geometry.pairs)
-            of_weights += operators.pair_dot(gc, h, table, geometry.pairs)
+            gh = cpu.aggregate(gc, geometry.weights, table, geometry.pairs)
+            of_weights += cpu.pair_dot(gc, h, table, geometry.pairs)
             passed.insert(0, Passed(*value, gc, gh, ga, gx))
             gx = torch.addmm(gx, gh, block.inner)
         push = torch.linalg.vecdot(of_weights, geometry.slopes).unsqueeze(1) * geometry.directions
@@ -142,16 +141,14 @@ class OutputsAndSlopes(Function):
         network, rest = Network(*rest[5 * count : 5 * count + 4]), rest[5 * count + 4 :]
         x, y, dy, gy = rest[:4]
         passed = [Passed(*rest[4 + 9 * t : 13 + 9 * t]) for t in range(count)]
-        operators, pairs = kernels(x), geometry.pairs
+        pairs = geometry.pairs
 
         towards = (of_slopes[geometry.atoms[0]] - of_slopes[geometry.atoms[1]]).mul_(geometry.directions).sum(1)
         change = geometry.slopes * towards.to(x).unsqueeze(1)  # of the spline weights along the displacement
         along, dots = torch.zeros_like(x), []
-        for t, (block, value, table) in enumerate(zip(blocks, passed, tables, strict=True)):
-            c = operators.aggregate(value.h, change, table, pairs)
+        for block, value, table in zip(blocks, passed, tables, strict=True):
             h = along @ block.inner.t()
-            if t:
-                c += operators.aggregate(h, geometry.weights, table, pairs)
+            c = cpu.aggregate_two(h, geometry.weights, value.h, change, table, pairs)
             a = c @ block.outer.t()
             s = a * value.ds
             dots.append((along, h, c, a, s))
@@ -173,11 +170,10 @@ class OutputsAndSlopes(Function):
             ma = torch.addcmul((mx @ block.last) * value.ds, value.ga * (1 - value.ds), da)
             outer = torch.addmm(ma.t() @ value.c, value.ga.t(), dc)
             mc = ma @ block.outer
-            mh = operators.aggregate(mc, geometry.weights, table, pairs)
-            mh += operators.aggregate(value.gc, change, table, pairs)
-            of_tables[t] = operators.table_grad(mc, value.h, geometry.weights, pairs, table.shape[0])
-            of_tables[t] += operators.table_grad(value.gc, dh, geometry.weights, pairs, table.shape[0])
-            of_tables[t] += operators.table_grad(value.gc, value.h, change, pairs, table.shape[0])
+            mh = cpu.aggregate_two(mc, geometry.weights, value.gc, change, table, pairs)
+            of_tables[t] = cpu.table_grad_two(
+                mc, value.h, geometry.weights, value.gc, dh, change, pairs, table.shape[0]
+            )
             inner = torch.addmm(mh.t() @ value.x, value.gh.t(), dx)
             gradients = [inner, outer, ma.sum(0), last, mx.sum(0), *gradients]
             mx = torch.addmm(mx, mh, block.inner)

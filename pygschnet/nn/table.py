@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -130,7 +131,7 @@ class _Tabulated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         expansion, weight_2, hidden, slope, last_slope = ctx.saved_tensors
-        values = _interpolation(ctx.knots, gradient.device).to(gradient).t() @ gradient
+        values = _interpolation(ctx.knots, gradient.device, gradient.dtype).t() @ gradient
         if len(last_slope):
             values = values * last_slope
         inner = (values @ weight_2).mul_(slope)  # [networks, knots, filters]
@@ -225,6 +226,7 @@ def _expansion(
 
 
 @functools.lru_cache(maxsize=64)
-def _interpolation(knots: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.from_numpy(interpolation(knots).copy()).to(device)
+def _interpolation(knots: int, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+    matrix = interpolation(knots)
+    with torch.inference_mode(False):  # far from the diagonal are numbers so small that they slow products down
+        return torch.from_numpy(np.where(np.abs(matrix) < 1e-25, 0.0, matrix)).to(device, dtype)

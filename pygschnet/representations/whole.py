@@ -102,6 +102,7 @@ def _suits(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> bool:
         and not in_transform(pos)
         and pos.shape[1] == 3
         and molecule.takes(embedding, network)
+        and cpu.library(embedding.dtype) is not None
         and all(fields[name].device == embedding.device for name in ("z", "pos", "edge_index"))
         and not torch.is_autocast_enabled("cpu")
         and schnet.tabulates()
