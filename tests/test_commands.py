@@ -201,9 +201,7 @@ def test_what_the_documentation_shows_works(page, kitchen, tmp_path, monkeypatch
 
 
 def test_every_exception_is_needed():
-    shown = [
-        part for page in PAGES for kind, text in blocks(page) for part in (lines(text) if kind == "sh" else [text])
-    ]
+    shown = [part for page in PAGES for block in blocks(page) for part in parts(*block)]
     assert [beginning for beginning in NOT_RUN if not any(part.startswith(beginning) for part in shown)] == []
     words = {word for part in shown for word in part.split()}
     assert set(RENAMED) <= words
