@@ -44,7 +44,7 @@ lint: $(VENV)/tools
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/site
-	$(VENV)/bin/mkdocs build --quiet --strict -f .ci/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict -f .ci/mkdocs.yml
 
 clean:
 	rm -rf $(VENV) $(BENCH)
