@@ -1,6 +1,6 @@
 """Every command and every program that the documentation shows is run, in a folder with the files it names.
 
-Only what stands in `NOT_RUN` is not, for the reason that stands there, and even that is read by the real parser.
+Only what stands in `NOT_RUN` is not, for the reason that stands there, and even that is parsed or looked at.
 """
 
 import os
@@ -156,9 +156,15 @@ def parse(program, arguments, monkeypatch):
     elif program == "make":
         subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program in ("sbatch", "bash"):
-        script, *rest = arguments
-        subprocess.run(["bash", "-n", ROOT / script], check=True)
-        call(["fit", *rest, "--print_config"], monkeypatch)
+        for name in ("srun", "torchrun"):  # these write down what they are to start
+            Path(name).write_text('#!/bin/bash\nprintf "%s\\n" "$@" > started\n')
+            Path(name).chmod(0o755)
+        variables = ("SLURM_JOB_ID", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "SLURM_ARRAY_TASK_ID", "GPUS")
+        environment = dict.fromkeys(variables, "1") | os.environ
+        environment["PATH"] = f"{Path.cwd()}:{environment['PATH']}"
+        subprocess.run(["bash", *arguments], check=True, env=environment)
+        started = Path("started").read_text().splitlines()
+        call([*started[started.index("pygschnet") + 1 :], "--print_config"], monkeypatch)
     else:
         call([*arguments, "--print_config"], monkeypatch)
 
@@ -175,7 +181,7 @@ def parts(kind, text):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
-def test_what_the_documentation_shows_works(page, kitchen, tmp_path, monkeypatch):
+def test_what_the_documentation_shows_works(page, kitchen, tmp_path, monkeypatch, capsys):
     shutil.copytree(kitchen, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -196,7 +202,7 @@ def test_what_the_documentation_shows_works(page, kitchen, tmp_path, monkeypatch
                         if not reason(part):
                             exec(program, names)
                 except (Exception, SystemExit) as error:  # the others are to be seen too
-                    failed.append(f"{part}\n  {type(error).__name__}: {error}")
+                    failed.append(f"{part}\n  {type(error).__name__}: {error}\n{capsys.readouterr().err[-1000:]}")
     assert not failed, "\n".join(failed)
 
 
