@@ -154,7 +154,7 @@ def parse(program, arguments, monkeypatch):
         named = {re.split(r"[>=<\[]", each)[0] for group in extras.values() for each in group}
         assert arguments[0] == "install" and (arguments[1:] == ["-e", "."] or set(arguments[1:]) <= named)
     elif program == "make":
-        subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(["make", "-n", "PY=true", *arguments], cwd=ROOT, check=True, capture_output=True)
     elif program in ("sbatch", "bash"):
         for name in ("srun", "torchrun"):  # these write down what they are to start
             Path(name).write_text('#!/bin/bash\nprintf "%s\\n" "$@" > started\n')

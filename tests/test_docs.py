@@ -47,7 +47,10 @@ def test_the_runs_of_md17_say_what_the_table_needs():
 def test_the_table_of_md17(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     none = tables.md17()
-    assert "| ethanol | md17 | 0.08 / 0.39 | 0.93 / 6.56 | – | – | – | – / – / – |" in none and len(none.splitlines()) == 12
+    assert (
+        "| ethanol | md17 | 0.08 / 0.39 | 0.93 / 6.56 | – | – | – | – / – / – |" in none
+        and len(none.splitlines()) == 12
+    )
     energies = RUN | {"recipe": "paper, energies only", "forces_mae": None, "molecule": "aspirin"}
     rows = [RUN, RUN | {"seed": 2, "energy_mae": 0.1, "train_seconds": 2400.0}, energies, RUN | {"labels": "rmd17"}]
     check_schema(rows)
