@@ -1,6 +1,7 @@
 # make train   set up, train on the bundled sample, print the test errors
 # make test    set up, run the whole test suite
 # make setup   what both need; make lint; make clean
+# make docs    the documentation site, in build/site
 # make bench   speed and memory against SchNetPack and PyG; make bench-gpu: on CUDA; ARGS="--quick --works 2,6" to try
 #
 # PYTHON=python3.12      interpreter of the environment in .venv (3.11 to 3.13)
@@ -20,7 +21,7 @@ CORES  := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # wheels of extensions fit one Python and one torch only, which pip's own cache does not know
 WHEELS  = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pygschnet/wheels/$(shell $(PY) -c 'import sys, torch; print(f"{sys.implementation.cache_tag}-torch{torch.__version__}")')
 
-.PHONY: train test setup bench bench-gpu lint clean
+.PHONY: train test setup bench bench-gpu lint docs clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/edges-$(EDGES)
@@ -42,6 +43,9 @@ lint: $(VENV)/tools
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict -f .ci/mkdocs.yml
+
 clean:
 	rm -rf $(VENV) $(BENCH)
 
@@ -56,6 +60,9 @@ $(VENV)/tools: $(VENV)/package
 	@$(PY) -c 'import triton' 2>/dev/null || $(PIP) --no-deps triton==3.6.0 || \
 	  echo "== no Triton for this machine: its kernels are not tested"
 	@touch $@
+
+$(VENV)/site: $(VENV)/package
+	@$(PIP) -e '.[docs]' && touch $@
 
 $(VENV)/edges-vesin: $(VENV)/package
 	@touch $@

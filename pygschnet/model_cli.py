@@ -36,6 +36,8 @@ COMMANDS = {
     "doctor": Command(doctor, ("model?", "file?")),
 }
 
+SHORT = {"-o": "--out", "-c": "--config"}
+
 
 def takes(arguments: Sequence[str]) -> bool:
     """Whether these are for `main`; `predict -c runs/x/config.yaml` is Lightning's."""
@@ -60,7 +62,7 @@ def main(name: str, *arguments: str) -> None:
         plain = argument.rstrip("?+")
         parser.add_argument(plain, nargs=argument[len(plain) :] or None, type=str, help=help_of[plain])
     parser.add_function_arguments(function, skip={argument.rstrip("?+") for argument in positional})
-    arguments = tuple("--out" if argument == "-o" else argument for argument in arguments)
+    arguments = tuple(SHORT.get(argument, argument) for argument in arguments)
     options = parser.instantiate_classes(parser.parse_args(list(arguments)))
     code = function(**{parameter: options[parameter] for parameter in inspect.signature(function).parameters})
     if isinstance(code, int) and code:

@@ -1,11 +1,11 @@
-"""The table of the comparison, from the runs.
+"""The results of the comparison, from the runs.
 
     for system in schnet dtnn wacsf enn_s2s gdml sgdml mean; do
       pygschnet fit -c experiments/comparison/$system.yaml --data.path ethanol.npz --run_dir runs/comparison/$system
     done
     python -m experiments.comparison.table runs/comparison --commit COMMIT
 
-Writes experiments/results/comparison.json and prints its rows.
+Writes experiments/results/comparison.json, from which `python -m experiments.tables` makes the table.
 """
 
 import argparse
@@ -51,9 +51,6 @@ def main() -> None:
     rows = [row(options.runs / system, options.commit) for system in SYSTEMS if (options.runs / system).is_dir()]
     units = {"mae": "kcal/mol, kcal/mol/Å"}
     RESULTS.write_text(json.dumps({"units": units, "rows": rows}, indent=2) + "\n")
-    for each in rows:
-        minutes = f"{each['cpu_time_s'] / 60:.1f}"
-        print(f"| {each['system']} | {each['test_energy_mae']:.3f} | {each['test_forces_mae']:.3f} | {minutes} |")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from pygschnet.interpret.statistics import environment_statistics, ring_stabilit
 from pygschnet.saving import describe, load, model_files
 
 HERE = Path(__file__).parent
+PICTURES = HERE.parents[1] / "docs" / "gallery"
 SHOWN = ("benzene", "toluene", "salicylic_acid", "malonaldehyde", "ethanol")
 PROBES = ("H", "C", "N", "O")
 RINGS = 6
@@ -106,7 +107,7 @@ def draw_all_surfaces(found, molecules, seed):
         low, high = np.percentile(np.concatenate([value[row] for value in values]), [2, 98])
         ends[probe] = float(low), float(high)
     names = [name.replace("_", " ") for name in SHOWN]
-    plots.write(plots.draw_surfaces(names, surfaces, values, PROBES, ends), HERE / "omega.webp")
+    plots.write(plots.draw_surfaces(names, surfaces, values, PROBES, ends), PICTURES / "omega.webp")
     return {probe: [round(KCAL * end, 2) for end in both] for probe, both in ends.items()}
 
 
@@ -134,7 +135,7 @@ def draw_rings(stability, data, chosen):
             axes.set_title(f"{formula}\n{energies.mean():.1f} ± {energies.std(ddof=1):.1f}", fontsize=8)
             rows.append([formula, *[round(float(energy), 2) for energy in energies]])
     figure.suptitle("planar C₆ rings in molecules of the test set: lowest above, highest below; kcal/mol", fontsize=10)
-    plots.write(figure, HERE / "rings.webp")
+    plots.write(figure, PICTURES / "rings.webp")
     return rows
 
 
@@ -157,7 +158,7 @@ def main():
     embeddings = []
     for number, model in enumerate(models, 1):
         embedding = embedding_components(model)
-        plots.write(model_plots.draw_embedding(embedding), HERE / f"embedding_{number}.webp")
+        plots.write(model_plots.draw_embedding(embedding), PICTURES / f"embedding_{number}.webp")
         embeddings.append(
             {
                 "explained": embedding.explained.round(3).tolist(),
@@ -168,7 +169,7 @@ def main():
             }
         )
     for number, cuts in enumerate(filter_cuts(load(options.filters) if options.filters else models[0], 10.0).cuts, 1):
-        plots.write(model_plots.draw_filters(cuts, 10.0, number), HERE / f"filters_{number}.webp")
+        plots.write(model_plots.draw_filters(cuts, 10.0, number), PICTURES / f"filters_{number}.webp")
 
     settings = yaml.safe_load(Path(options.config).read_text())["data"]["init_args"]
     data = Files(**settings)
@@ -177,10 +178,10 @@ def main():
     chosen = np.random.default_rng(0).permutation(data.split["test"].numpy())[:10_000]
     batches = [data.molecules.batch(part) for part in np.array_split(chosen, 100)]
     statistics = environment_statistics(models[0], batches)
-    plots.write(model_plots.draw_environments(statistics), HERE / "environments.webp")
+    plots.write(model_plots.draw_environments(statistics), PICTURES / "environments.webp")
     patterns = estimate_patterns(models[0], batches[:50])
     quality = signal_quality(models[0], patterns, batches[50:])
-    plots.write(model_plots.draw_quality(quality), HERE / "signal_quality.webp")
+    plots.write(model_plots.draw_quality(quality), PICTURES / "signal_quality.webp")
     stability = ring_stability(models, batches)
     extremes = draw_rings(stability, data, chosen)
 
