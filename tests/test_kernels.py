@@ -113,7 +113,14 @@ def test_operators_are_registered_properly():
 def results(features=96, pairs=5000, dtype=torch.float32):
     g, x, w, c, p = system(60, pairs, 80, features, dtype)
     with torch.no_grad():
-        return [aggregate(x, w, c, p), pair_dot(g, x, c, p), table_grad(g, x, w, p, len(c)), shifted_softplus(100 * x)]
+        single = [
+            aggregate(x, w, c, p),
+            pair_dot(g, x, c, p),
+            table_grad(g, x, w, p, len(c)),
+            shifted_softplus(100 * x),
+        ]
+        two = [cpu.aggregate_two(x, w, g, -w, c, p), cpu.table_grad_two(g, x, w, x, g, w.flip(0), p, len(c))]
+        return single + two
 
 
 def same(these, those):

@@ -74,9 +74,8 @@ INLINE void aggregate_block(const Job *job, int64_t f, const int V, const int TW
         }
         vec filter[V], filter2[V];
         for (int v = 0; v < V; v++) {
-            const vec coefficient = load(c + v * LANES);
-            filter[v] = w[0] * coefficient;
-            if (TWO) filter2[v] = w2[0] * coefficient;
+            filter[v] = w[0] * load(c + v * LANES);
+            if (TWO) filter2[v] = w2[0] * load(c + v * LANES);
         }
         for (int m = 1; m < TAPS; m++)
             for (int v = 0; v < V; v++) {
@@ -85,16 +84,19 @@ INLINE void aggregate_block(const Job *job, int64_t f, const int V, const int TW
                 if (TWO) filter2[v] += w2[m] * coefficient;
             }
         for (int v = 0; v < V; v++) {
-            vec of_i = filter[v] * xi[v];
-            if (TWO) of_i += filter2[v] * x2i[v];
             if (i == j) { /* an atom and its own image */
-                yi[v] += 2 * of_i;
-            } else {
-                REAL *yj = y + j * F + v * LANES;
-                yi[v] += filter[v] * load(x + j * F + v * LANES);
-                if (TWO) yi[v] += filter2[v] * load(x2 + j * F + v * LANES);
-                store(yj, load(yj) + of_i);
+                yi[v] += 2 * filter[v] * xi[v];
+                if (TWO) yi[v] += 2 * filter2[v] * x2i[v];
+                continue;
             }
+            vec yj = load(y + j * F + v * LANES); /* a product at a time: however it is compiled, the bits are the same */
+            yj += filter[v] * xi[v];
+            yi[v] += filter[v] * load(x + j * F + v * LANES);
+            if (TWO) {
+                yj += filter2[v] * x2i[v];
+                yi[v] += filter2[v] * load(x2 + j * F + v * LANES);
+            }
+            store(y + j * F + v * LANES, yj);
         }
     }
     if (row >= 0)
@@ -119,17 +121,16 @@ BLOCKS(aggregate_two_body, aggregate_block, 1)
 void aggregate(const REAL *x, const REAL *weights, const REAL *table, const int32_t *first, const int32_t *second,
                const int32_t *interval, REAL *y, int64_t atoms, int64_t features, int64_t pairs, int64_t knots,
                int64_t vectors, int64_t threads) {
-    Job job = {.x = x, .weights = weights, .table = table, .first = first, .second = second, .interval = interval, .out = y,
-               .atoms = atoms, .pairs = pairs, .features = features, .knots = knots, .vectors = vectors};
+    Job job = {.x = x, .weights = weights, .table = table, .first = first, .second = second, .interval = interval,
+               .out = y, .atoms = atoms, .pairs = pairs, .features = features, .vectors = vectors};
     run(aggregate_body, &job, threads);
 }
 
 void aggregate_two(const REAL *x, const REAL *weights, const REAL *x2, const REAL *weights2, const REAL *table,
                    const int32_t *first, const int32_t *second, const int32_t *interval, REAL *y, int64_t atoms,
                    int64_t features, int64_t pairs, int64_t knots, int64_t vectors, int64_t threads) {
-    Job job = {.x = x, .weights = weights, .x2 = x2, .weights2 = weights2, .table = table, .first = first, .second = second,
-               .interval = interval, .out = y, .atoms = atoms, .pairs = pairs, .features = features, .knots = knots,
-               .vectors = vectors};
+    Job job = {.x = x, .weights = weights, .table = table, .x2 = x2, .weights2 = weights2, .first = first, .second = second,
+               .interval = interval, .out = y, .atoms = atoms, .pairs = pairs, .features = features, .vectors = vectors};
     run(aggregate_two_body, &job, threads);
 }
 
@@ -172,14 +173,18 @@ INLINE void table_grad_block(const Job *job, int64_t f, const int V, const int T
         for (int v = 0; v < V; v++) {
             const int64_t l = v * LANES;
             const vec xi = load(x + i + l), xj = load(x + j + l);
-            vec s = load(g + i + l) * xj + load(g + j + l) * xi, s2;
+            vec s = load(g + i + l) * xj, s2;
+            s += load(g + j + l) * xi;
             if (TWO) {
                 const vec g2i = load(g2 + i + l), g2j = load(g2 + j + l);
-                s += g2i * load(x2 + j + l) + g2j * load(x2 + i + l);
-                s2 = g2i * xj + g2j * xi;
+                s += g2i * load(x2 + j + l);
+                s += g2j * load(x2 + i + l);
+                s2 = g2i * xj;
+                s2 += g2j * xi;
             }
             for (int m = 0; m < TAPS; m++) {
-                vec sum = load(c + m * F + l) + w[m] * s;
+                vec sum = load(c + m * F + l);
+                sum += w[m] * s;
                 if (TWO) sum += w2[m] * s2;
                 store(c + m * F + l, sum);
             }
@@ -201,9 +206,8 @@ void table_grad(const REAL *g, const REAL *x, const REAL *weights, const int32_t
 void table_grad_two(const REAL *g, const REAL *x, const REAL *weights, const REAL *g2, const REAL *x2, const REAL *weights2,
                     const int32_t *first, const int32_t *second, const int32_t *interval, REAL *out, int64_t features,
                     int64_t pairs, int64_t knots, int64_t vectors, int64_t threads) {
-    Job job = {.g = g, .x = x, .weights = weights, .g2 = g2, .x2 = x2, .weights2 = weights2, .first = first,
-               .second = second, .interval = interval, .out = out, .pairs = pairs, .features = features, .knots = knots,
-               .vectors = vectors};
+    Job job = {.g = g, .x = x, .weights = weights, .g2 = g2, .x2 = x2, .weights2 = weights2, .first = first, .second = second,
+               .interval = interval, .out = out, .pairs = pairs, .features = features, .knots = knots, .vectors = vectors};
     run(table_grad_two_body, &job, threads);
 }
 
