@@ -27,11 +27,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", help="of the trials; all if none is given")
     parser.add_argument("--runs", type=Path, default=Path("runs/trials"))
+    parser.add_argument("--commit", help="of the code, if it is not this one")
     options = parser.parse_args()
     for name, molecule, steps, flags in trials():
         if options.names and name not in options.names:
             continue
-        commit = head_commit()
+        commit = options.commit or head_commit()
         arguments = ["-c", "preset:default", "-c", "experiments/md17/default.yaml"]
         arguments += ["--data.path", str(options.folder / f"{molecule}.npz"), "--trainer.max_steps", str(steps)]
         arguments += ["--model.scheduler.init_args.T_max", str(steps), "--trainer.limit_test_batches", "0", *flags]
