@@ -36,7 +36,7 @@ DESCRIPTION = f"""\
 Train, test and use SchNet, and the systems of its papers, for molecules and crystals.
 
 A run is described by YAML files and flags; later ones override earlier ones, and --print_config shows the result.
-Configurations at hand: of the published variants of SchNet {", ".join(f"preset:{name}" for name in VARIANTS)};
+Configurations at hand: of SchNet {", ".join(f"preset:{name}" for name in VARIANTS)};
 of other systems and baselines, likewise, {", ".join(SYSTEMS)}.
 Everything a run produces stands in its folder, --run_dir; fit ends with the errors on the test data.
 

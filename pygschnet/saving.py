@@ -29,7 +29,7 @@ FORMAT = 2
 """Version of the model file; `UPGRADES` reads the older ones."""
 
 VARIANTS = ("default", "paper", "tf2017", "schnetpack", "pyg")
-"""The published variants of SchNet that `preset` knows."""
+"""The variants of SchNet that `preset` knows: the recommended one, and those that were published."""
 
 SYSTEMS = ("dtnn", "dtnn_code", "wacsf", "acsf", "enn_s2s", "gdml", "sgdml", "mean", "least_squares")
 """The other systems of its papers, and the baselines."""

@@ -130,7 +130,7 @@ def test_print_config_shows_the_preset(folder, monkeypatch, capsys):
         (["--model.rho", "-1"], 1, "must not be negative"),
         (["--model.rho", "much"], 2, "rho"),
         (["--model.head.features", "4"], 1, "gives 8 features, the head takes 4"),
-        (["-c", "preset:spk"], 1, "no preset 'spk': choose one of paper"),
+        (["-c", "preset:spk"], 1, "no preset 'spk': choose one of default, paper"),
         (["-c", "missing.yaml"], 2, "missing.yaml"),
         (["--ckpt_path", "last"], 1, "run holds no checkpoint to resume from"),
         (["--data.layout", "rmd17"], 1, "which the layout rmd17 needs; it has z, R, E, F"),
