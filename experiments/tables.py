@@ -170,7 +170,7 @@ def presets() -> str:
                 "features, filters": f"{net['features']}, {net['filters']}",
                 "blocks": str(net["interactions"]),
                 "Gaussians": f"{net['gaussians']}, {net['gaussian_start']:g}–{net['gaussian_stop']:g} Å",
-                "γ": "1/(2Δ²)" if net["gamma"] is None else f"{net['gamma']:g} Å⁻²",
+                "their γ": _gamma(net),
                 "ssp after the second filter layer": "yes" if net["filter_final_activation"] else "no",
                 "cutoff": cutoff,
                 "embeddings start at": f"N(0, {net['embedding_std']:.3g})",
@@ -182,6 +182,12 @@ def presets() -> str:
         )
     first, *rest = ([key, *(column[key] for column in columns)] for key in columns[0])
     return markdown(first, rest)
+
+
+def _gamma(net: dict) -> str:
+    if "relative_width" in net:
+        return f"1/(2σ²), σ = {net['relative_width']:g} μ"
+    return "1/(2Δ²)" if net["gamma"] is None else f"{net['gamma']:g} Å⁻²"
 
 
 TABLES = {function.__name__: function for function in (comparison, speed, scaling, md17, presets)}

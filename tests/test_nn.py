@@ -43,6 +43,25 @@ def test_gaussian_basis():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gaussians_that_grow_with_the_distance(dtype):
+    basis = GaussianBasis(0.8, 10.0, 40, relative_width=0.25).to(dtype)
+    centres = 0.8 * (10 / 0.8) ** (torch.arange(40, dtype=torch.float64) / 39)
+    d = torch.tensor([0.5, 0.8, 1.1, 4.0, 25.0], dtype=dtype)
+    assert basis.reach(d) == slice(None)
+    expected = torch.exp(-0.5 * ((d.double().unsqueeze(1) - centres) / (0.25 * centres)) ** 2)
+    assert (basis(d) - expected).abs().max() < 20 * torch.finfo(dtype).eps
+    assert (basis.narrowest, basis.widest, basis.end) == pytest.approx((0.2, 2.5, 25.0))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"start": 0.0}, {"relative_width": 0.0}, {"gamma": 1.0}], ids=["from 0", "no width", "two widths"]
+)
+def test_relative_widths_that_make_no_sense(arguments):
+    with pytest.raises(ValueError, match="a relative width must be above 0"):
+        GaussianBasis(**({"start": 0.8, "stop": 5.0, "count": 9, "relative_width": 0.25} | arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("distances", [[1.0, 4.2], [0.1], [29.9, 30.0], [50.0], []])
 def test_gaussians_out_of_reach_are_below_rounding(dtype, distances):
     basis = GaussianBasis(0.0, 30.0, 300, gamma=10.0).to(dtype)

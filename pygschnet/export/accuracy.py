@@ -125,9 +125,8 @@ def choose_knots(model: AtomisticModel, cases: Sequence[Case], error: float) -> 
     representation = model.representation
     assert isinstance(representation, SchNet)
     basis, attained = representation.basis, []
-    constant_from = representation.gaussian_stop + 6 / math.sqrt(2 * basis.gamma)  # Å; filters do not change beyond
     for per_width in KNOTS_PER_WIDTH:
-        knots = Knots.between(0.0, model.cutoff or constant_from, basis, per_width)
+        knots = Knots.between(0.0, model.cutoff or basis.end, basis, per_width)
         found = deviation(Program(model, knots, torch.float64), cases)
         if MARGIN * found.energy <= error:
             return knots, found

@@ -65,7 +65,7 @@ class Knots(NamedTuple):
         cls, shortest: float, longest: float, basis: GaussianBasis, per_width: int = KNOTS_PER_WIDTH
     ) -> "Knots":
         """Knots for all distances between two, so many to a standard deviation of the Gaussians of the basis."""
-        spacing = 1 / (math.sqrt(2 * basis.gamma) * per_width)
+        spacing = basis.narrowest / per_width
         first = math.floor(shortest / spacing) - MARGIN
         last = math.ceil(longest / spacing) + MARGIN
         first, last = first // 8 * 8, -(-last // 8) * 8  # of similar batches the same, for the caches below
@@ -114,7 +114,7 @@ class _Tabulated(torch.autograd.Function):
     def forward(ctx, basis: GaussianBasis, knots: Knots, final_activation: bool, *parameters: Tensor) -> Tensor:
         count, like = len(parameters) // 4, parameters[0]
         first, second, bias_1, bias_2 = (parameters[k * count : (k + 1) * count] for k in range(4))
-        expansion, reach = _expansion(knots, 0.0, basis.start, basis.stop, basis.count, basis.gamma, like.device)
+        expansion, reach = _expansion(knots, 0.0, basis.settings, like.device)
         weight_1, weight_2 = torch.cat([weight[:, reach] for weight in first]), torch.stack(second)
         hidden, slope = ssp_and_slope(torch.addmm(torch.cat(bias_1).double(), expansion, weight_1.double().t()))
         hidden = hidden.unflatten(1, (count, -1)).transpose(0, 1)
@@ -203,7 +203,7 @@ def accurate_enough(networks: Sequence[FilterNetwork], basis: GaussianBasis, kno
 def _filters(networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots, offset: float = 0.0) -> Tensor:
     """The networks' outputs at the knots, or so many spacings further, all networks at once, in float64."""
     device = networks[0].dense_1.weight.device
-    expansion, reach = _expansion(knots, offset, basis.start, basis.stop, basis.count, basis.gamma, device)
+    expansion, reach = _expansion(knots, offset, basis.settings, device)
     first, second = [network.dense_1 for network in networks], [network.dense_2 for network in networks]
     weight_1 = torch.cat([layer.weight[:, reach] for layer in first]).double()
     bias_1 = torch.cat([layer.bias for layer in first]).double()
@@ -216,10 +216,8 @@ def _filters(networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Kno
 
 
 @functools.lru_cache(maxsize=64)
-def _expansion(
-    knots: Knots, offset: float, start: float, stop: float, count: int, gamma: float, device: torch.device
-) -> tuple[Tensor, slice]:
-    basis, distances = GaussianBasis(start, stop, count, gamma), knots.distances(offset)
+def _expansion(knots: Knots, offset: float, settings: tuple, device: torch.device) -> tuple[Tensor, slice]:
+    basis, distances = GaussianBasis(*settings), knots.distances(offset)
     reach = basis.reach(distances.float())
     with torch.inference_mode(False), torch.no_grad():
         return basis(distances, reach).to(device), reach

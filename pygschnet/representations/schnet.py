@@ -56,6 +56,8 @@ class SchNet(Representation):
         filters_from: "table" evaluates the filter networks at a few hundred distances and interpolates (docs/speed.md);
             "pairs" evaluates them for every pair of atoms; "edges" for both directions, as the paper's equations are
             written. "auto" takes whichever is fastest to float32's precision.
+        relative_width: standard deviations of the Gaussians in units of their centres, which then follow each other in
+            equal ratios from a first one above 0, in place of gamma; null for equal widths.
 
     Source: arXiv:1706.08566, section 4.
     """
@@ -74,10 +76,11 @@ class SchNet(Representation):
         filter_final_activation: bool = True,
         embedding_std: float = 1.0,
         filters_from: Literal["auto", "table", "pairs", "edges"] = "auto",
+        relative_width: float | None = None,
     ):
         super().__init__()
         self.features, self.filters, self.interactions = features, filters, interactions
-        self.gaussians, self.gamma = gaussians, gamma
+        self.gaussians, self.gamma, self.relative_width = gaussians, gamma, relative_width
         self.gaussian_start, self.gaussian_stop = gaussian_start, gaussian_stop
         self.cutoff, self.cutoff_form = cutoff, cutoff_form
         self.filter_final_activation, self.embedding_std = filter_final_activation, embedding_std
@@ -87,7 +90,7 @@ class SchNet(Representation):
         self._watch: Watch | None = None
         self.embedding = nn.Embedding(MAX_Z + 1, features)  # row 0 belongs to no element
         nn.init.normal_(self.embedding.weight, std=embedding_std)
-        self.basis = GaussianBasis(gaussian_start, gaussian_stop, gaussians, gamma)
+        self.basis = GaussianBasis(gaussian_start, gaussian_stop, gaussians, gamma, relative_width)
         self.envelope = Cutoff(cutoff, cutoff_form)
         self.filter_networks = nn.ModuleList(
             FilterNetwork(gaussians, filters, filter_final_activation) for _ in range(interactions)
@@ -198,7 +201,7 @@ class SchNet(Representation):
 
     def knots(self, distances: Tensor) -> Knots:
         """Knots for these distances; for all that may occur where reading numbers is slow or the table is kept."""
-        reach = self.gaussian_stop + 6 / math.sqrt(2 * self.basis.gamma)  # beyond, the filters are constant
+        reach = self.basis.end  # beyond, the filters are constant
         if distances.is_cuda or in_transform(distances):
             return Knots.between(0.0, reach if self.cutoff is None else self.cutoff, self.basis)
         if self.cutoff is not None and not self.training:
