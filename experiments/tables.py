@@ -155,6 +155,26 @@ def run_row(run: dict) -> list[str]:
     ]
 
 
+def trials() -> str:
+    rows = (
+        [
+            f"{row['trial']}, {row['molecule']}",
+            f"{row['steps']:,}",
+            *errors([row]).split(" / "),
+            minutes([row]),
+            f"`{changes(row['command'])}`",
+        ]
+        for row in sorted(read("trials")["rows"], key=lambda row: (row["steps"], row["forces_mae"]))
+    )
+    return markdown(("trial", "steps", "energy", "forces", "minutes", "changed"), rows)
+
+
+def changes(command: str) -> str:
+    """What a trial adds to the recipe, without what all of them have."""
+    added = command.partition("--trainer.limit_test_batches 0")[2].partition("--run_dir")[0]
+    return added.replace("model.representation.init_args.", "").replace("model.optimizer.init_args.", "").strip() or "–"
+
+
 @cache  # building the models takes a while, and two pages may show them
 def presets() -> str:
     from pygschnet.saving import VARIANTS, preset, preset_file
@@ -190,7 +210,7 @@ def _gamma(net: dict) -> str:
     return "1/(2Δ²)" if net["gamma"] is None else f"{net['gamma']:g} Å⁻²"
 
 
-TABLES = {function.__name__: function for function in (comparison, speed, scaling, md17, presets)}
+TABLES = {function.__name__: function for function in (comparison, speed, scaling, md17, trials, presets)}
 
 
 def rewritten(text: str) -> str:
