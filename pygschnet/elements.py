@@ -27,17 +27,27 @@ def check_atomic_numbers(z: Int[Tensor, "atoms"]) -> None:
 
 
 def numbers_of(symbols: Iterable[str]) -> list[int]:
-    """The atomic numbers of some elements.
+    """The atomic numbers of elements.
 
     Args:
-        symbols: such as H and Si, each once.
+        symbols: such as H and Si.
 
     Raises:
-        InputError: for what is no element, or is listed twice.
+        InputError: for what is no element, or has no embedding.
     """
     listed = list(symbols)
     if unknown := [symbol for symbol in listed if atomic_numbers.get(symbol, 0) not in range(1, MAX_Z + 1)]:
         raise InputError(f"unknown element {unknown[0]!r}: give symbols from H to {chemical_symbols[MAX_Z]}")
-    if len(set(listed)) < len(listed):
-        raise InputError(f"an element is listed twice: {', '.join(listed)}")
     return [atomic_numbers[symbol] for symbol in listed]
+
+
+def distinct_numbers_of(symbols: Iterable[str]) -> list[int]:
+    """The same of elements that must differ.
+
+    Raises:
+        InputError: for what is no element, or is listed twice.
+    """
+    numbers = numbers_of(listed := list(symbols))
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"an element is listed twice: {', '.join(listed)}")
+    return numbers

@@ -293,7 +293,7 @@ def test_elements_that_the_model_has_never_seen():
         (np.zeros((4, 2)), ("H",), "three coordinates; got an array of shape \\[4, 2\\]"),
         (np.array([[0.0, np.nan, 0.0], [np.inf, 0.0, np.nan]]), ("H",), "2 of the points, in Å, are not finite"),
         (np.zeros((4, 3)), ("H", "Xy"), "unknown element 'Xy'"),
-        (np.zeros((4, 3)), ("X",), "atomic number 0 is out of range"),
+        (np.zeros((4, 3)), ("X",), "unknown element 'X'"),
     ],
 )
 def test_wrong_points_and_elements(points, elements, message):

@@ -307,7 +307,7 @@ def test_refusals():
         SymmetryFunctions(weighted=False)
     with pytest.raises(pygschnet.InputError, match="listed twice: H, H"):
         SymmetryFunctions(weighted=False, elements=["H", "H"])
-    with pytest.raises(pygschnet.InputError, match="unknown elements Q"):
+    with pytest.raises(pygschnet.InputError, match="unknown element 'Q'"):
         SymmetryFunctions(weighted=False, elements=["Q"])
     with pytest.raises(pygschnet.InputError, match="which is 1.0 Å"):
         SymmetryFunctions(cutoff=1.0)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from pygschnet.elements import MAX_Z, numbers_of
+from pygschnet.elements import MAX_Z, distinct_numbers_of
 from pygschnet.errors import InputError
 from pygschnet.graph import molecule_index
 from pygschnet.heads.energy import EnergyHead, References
@@ -56,7 +56,7 @@ class Elemental(EnergyHead):
         super().__init__(aggregation, scale, shift, references)
         if not symbols:
             raise InputError("elemental networks need the symbols of some elements, got none")
-        numbers = torch.tensor(numbers_of(symbols))
+        numbers = torch.tensor(distinct_numbers_of(symbols))
         self.features, self.symbols, self.hidden, self.activation = features, list(symbols), list(hidden), activation
         widths = [features, *hidden, 1]
         self.networks = nn.ModuleDict({symbol: perceptron(widths, activation) for symbol in symbols})

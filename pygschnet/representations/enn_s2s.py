@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import NNConv
 
 from pygschnet.bonds import BOND_TYPES, bond_types
-from pygschnet.elements import numbers_of
+from pygschnet.elements import distinct_numbers_of
 from pygschnet.errors import InputError
 from pygschnet.graph import edge_distances, unique_pairs
 from pygschnet.nn import Cutoff, GaussianBasis, perceptron
@@ -116,7 +116,7 @@ class EnnS2S(Representation):
         cutoff_form: Form = "none",
     ):
         super().__init__()
-        numbers = torch.tensor(numbers_of(elements))
+        numbers = torch.tensor(distinct_numbers_of(elements))
         if not 0 < len(elements) < width:
             raise InputError(
                 f"width = {width} has room for {width - 1} different elements, got {', '.join(elements) or 'none'}"

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch_geometric.data import Data
 
-from pygschnet.elements import MAX_Z, numbers_of
+from pygschnet.elements import MAX_Z, distinct_numbers_of
 from pygschnet.errors import InputError
 from pygschnet.graph import edge_vectors
 from pygschnet.nn.cutoff import Cutoff
@@ -195,5 +195,5 @@ def one_hot(elements: Sequence[str]) -> Float[Tensor, "elements channels"]:
         InputError: for unknown elements, or one that is listed twice.
     """
     weights = torch.zeros(MAX_Z + 1, len(elements), dtype=torch.float64)
-    weights[numbers_of(elements), range(len(elements))] = 1.0
+    weights[distinct_numbers_of(elements), range(len(elements))] = 1.0
     return weights
