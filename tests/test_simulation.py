@@ -1,5 +1,6 @@
 """Molecular dynamics and relaxation on the command line: exact restarts, honest reports, clear refusals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -114,8 +115,11 @@ def test_an_interrupted_simulation_goes_on(model, start, tmp_path):
     while not (out / "state.npz").exists() or len((out / "md.csv").read_text().splitlines()) < 4:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    for _ in range(4):  # one may arrive where Python reports exceptions and goes on, as in a finaliser
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            error = process.communicate(timeout=40)[1]
+            break
     assert process.returncode == 130 and "--restart true goes on" in error and "Traceback" not in error
 
 
