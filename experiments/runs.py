@@ -1,6 +1,7 @@
 """Trainings as records: what was run, how long it took, what came out."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 from pygschnet.units import unit_factor
 
 RESULTS = Path(__file__).parent / "results"
+
+FOLDERS = re.compile(r"(?<![\w.])(\.\.)?/([^\s,\[\]]*/)?")
+"""Outside of this project, before the names of files."""
 
 
 def fit(arguments: list[str], run: Path) -> dict:
@@ -25,7 +29,7 @@ def fit(arguments: list[str], run: Path) -> dict:
 
 def shown(arguments: list[str], run: str) -> str:
     """The command as somebody else would type it: without the folders of this machine."""
-    return shlex.join(["pygschnet", "fit", *(_file_name(argument) for argument in arguments), "--run_dir", run])
+    return shlex.join(["pygschnet", "fit", *(FOLDERS.sub("", argument) for argument in arguments), "--run_dir", run])
 
 
 def errors(metrics: dict, part: str) -> dict[str, float | None]:
@@ -48,7 +52,3 @@ def write_row(path: Path, row: dict, key: tuple[str, ...]) -> None:
     rows = [other for other in rows if any(other[name] != row[name] for name in key)] + [row]
     rows.sort(key=lambda each: [each[name] for name in key])
     path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-
-
-def _file_name(argument: str) -> str:
-    return Path(argument).name if argument.startswith("/") or argument.startswith("..") else argument

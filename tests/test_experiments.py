@@ -105,6 +105,11 @@ def test_commands_name_what_was_changed_and_no_folders():
     )
 
 
+def test_lists_of_files_lose_their_folders_too():
+    command = shown(["-c", "experiments/a.yaml", "--data.path", "[/some/a.xyz, ../where/b.xyz, data/c.xyz]"], "runs/a")
+    assert "'[a.xyz, b.xyz, data/c.xyz]'" in command and "-c experiments/a.yaml" in command
+
+
 def test_a_row_takes_the_place_of_its_predecessor(tmp_path):
     path = tmp_path / "table.json"
     for molecule, error in (("b", 1.0), ("a", 2.0), ("b", 3.0)):

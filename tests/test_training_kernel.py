@@ -109,6 +109,14 @@ def hook(model):
     model.representation.blocks[1].dense.register_forward_hook(lambda *_: None)
 
 
+def backward_hook(model):
+    model.representation.blocks[1].dense.register_full_backward_hook(lambda *_: None)
+
+
+def hook_of_the_head(model):
+    model.head.dense_1.register_full_backward_hook(lambda *_: None)
+
+
 def own_layer(model):
     model.representation.blocks[0].dense = torch.nn.Sequential(model.representation.blocks[0].dense)
 
@@ -121,7 +129,7 @@ def other_head(model):
     model.head.activation = "silu"
 
 
-@pytest.mark.parametrize("change", [hook, own_layer, own_class, other_head])
+@pytest.mark.parametrize("change", [hook, backward_hook, hook_of_the_head, own_layer, own_class, other_head])
 def test_what_somebody_has_changed_takes_the_ordinary_path(change):
     model = make()
     change(model)

@@ -58,7 +58,8 @@ class Atomwise(EnergyHead):
             or any(type(m) is not nn.Linear for m in modules[1:])
         ):
             return None
-        if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, name) for module in modules for name in hooks):
             return None
         parts = [self.dense_1.weight, self.dense_1.bias, self.dense_2.weight, self.dense_2.bias]
         return None if any(part is None for part in parts) else parts

@@ -42,13 +42,6 @@ def shifted_softplus(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return F.softplus(x, threshold=40.0) - math.log(2.0)
 
 
-def ssp_and_slope(x: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """ssp(x) and ssp′(x), without gradients."""
-    if x.device.type == "cpu" and cpu.library(x.dtype) is not None:
-        return cpu.ssp(x)
-    return F.softplus(x, threshold=40.0) - math.log(2.0), torch.sigmoid(x)
-
-
 def in_transform(x: Tensor) -> bool:
     """Whether x is traced or transformed (torch.compile, export, func) rather than computed."""
     return (

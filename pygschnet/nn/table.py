@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pygschnet.kernels import Pairs
-from pygschnet.kernels.activation import ssp_and_slope
+from pygschnet.kernels import Pairs, cpu
 from pygschnet.kernels.spline import TAPS, interpolation, spline_weights
 from pygschnet.nn.activation import shifted_softplus
 from pygschnet.nn.filter import FilterNetwork
@@ -95,7 +94,7 @@ def tabulate(
 def tabulate_once(
     networks: Sequence[FilterNetwork], basis: GaussianBasis, knots: Knots
 ) -> Float[Tensor, "networks coefficients filters"]:
-    """The same coefficients, faster, for a caller who will differentiate them once.
+    """The same coefficients, faster, for a caller who will differentiate them once; by the compiled kernels of CPUs.
 
     Values are computed in float64 as ever, gradients in the precision of the weights.
 
@@ -116,12 +115,12 @@ class _Tabulated(torch.autograd.Function):
         first, second, bias_1, bias_2 = (parameters[k * count : (k + 1) * count] for k in range(4))
         expansion, reach = _expansion(knots, 0.0, basis.settings, like.device)
         weight_1, weight_2 = torch.cat([weight[:, reach] for weight in first]), torch.stack(second)
-        hidden, slope = ssp_and_slope(torch.addmm(torch.cat(bias_1).double(), expansion, weight_1.double().t()))
+        hidden, slope = cpu.ssp(torch.addmm(torch.cat(bias_1).double(), expansion, weight_1.double().t()))
         hidden = hidden.unflatten(1, (count, -1)).transpose(0, 1)
         values = torch.baddbmm(torch.stack(bias_2).double().unsqueeze(1), hidden, weight_2.double().mT)
         last_slope = like.new_empty(0)
         if final_activation:
-            values, last_slope = ssp_and_slope(values)
+            values, last_slope = cpu.ssp(values)
         ctx.reach, ctx.width, ctx.knots = reach, like.shape[1], knots.number
         slope = slope.to(like).unflatten(1, (count, -1)).transpose(0, 1)
         ctx.save_for_backward(expansion, weight_2, hidden.to(like), slope, last_slope.to(like))

@@ -23,7 +23,7 @@ class Watch:
         modules = list(module.modules())
         self.children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
         self.weights = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
-        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self.hooks = [hooks for m in modules for hooks in hooks_of(m)]
 
     def outdated(self) -> bool:
         """Whether other layers have taken the place of those that are watched."""
@@ -39,6 +39,11 @@ class Watch:
             [id(child) for _, _, child in self.children],
             any(self.hooks),
         ]
+
+
+def hooks_of(module: nn.Module) -> tuple[dict, ...]:
+    """The hooks of a layer, of both directions: who has some wants it to be called."""
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 _counting: Any = None

@@ -66,8 +66,8 @@ def trained(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> tuple[Te
 
 
 def pack(blocks: nn.ModuleList) -> molecule.Packed | None:
-    """The dense layers for `molecule.outputs`, unless somebody has changed or observes them."""
-    if not plain(blocks) or _observed(blocks):
+    """The dense layers for `molecule.outputs`, unless somebody has changed them."""
+    if not plain(blocks):
         return None
     layers: list[Any] = list(blocks)
     return molecule.pack(
@@ -84,11 +84,6 @@ def plain(blocks: nn.ModuleList) -> bool:
     return all(
         type(block) is InteractionBlock and [type(part) for part in block.children()] == layers for block in blocks
     )
-
-
-def _observed(module: nn.Module) -> bool:
-    """Whether there are hooks on any layer."""
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in module.modules())
 
 
 def _suits(schnet: "SchNet", data: Data, network: Sequence[Tensor]) -> bool:
