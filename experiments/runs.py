@@ -1,6 +1,8 @@
 """Trainings as records: what was run, how long it took, what came out."""
 
+import csv
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -37,6 +39,18 @@ def errors(metrics: dict, part: str) -> dict[str, float | None]:
     kcal = 1 / unit_factor("kcal/mol")
     found = {name: metrics[part].get(name) for name in ("energy_mae", "forces_mae")}
     return {name: error and round(error["value"] * kcal, 4) for name, error in found.items()}
+
+
+def curve(run: Path, metrics: dict) -> dict:
+    """Validation errors of a training on the way, in kcal/mol and kcal/mol/Å, and the mean time of a step on one core."""
+    kcal, points = 1 / unit_factor("kcal/mol"), {}
+    for path in sorted(run.glob("logs/version_*/metrics.csv"), key=os.path.getmtime):
+        with path.open() as file:
+            points |= {int(row["step"]) + 1: row for row in csv.DictReader(file) if row["val/energy_mae"]}
+    found = {"step": sorted(points), "seconds_per_step": round(metrics["cpu_time_s"] / metrics["steps"], 6)}
+    for name in ("energy_mae", "forces_mae"):
+        found[name] = [round(float(points[step][f"val/{name}"]) * kcal, 4) for step in found["step"]]
+    return found
 
 
 def head_commit() -> str:

@@ -17,10 +17,13 @@ from statistics import mean
 
 import yaml
 
+from pygschnet.units import unit_factor
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 BLOCK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NONE = "–"
+MEV = 1000 * unit_factor("kcal/mol")
 
 SYSTEMS = {  # of experiments/comparison: name, and errors published for 1,000 training frames
     "mean": ("the mean, no forces", NONE),
@@ -137,8 +140,8 @@ def md17() -> str:
     ours = (f"ours, {recipe}" for recipe in recipes)
     text = markdown(("molecule", "labels", "published", "published, energies only", *ours, "minutes"), rows)
     if runs:
-        head = ("run", "split", "seed", "energy", "forces", "steps", "minutes", "commit", "command")
-        text += "\n" + markdown(head, map(run_row, runs))
+        head = ("run", "split", "seed", "energy", "forces", "steps", "minutes", "commit")
+        text += "\n" + markdown(head, map(run_row, runs)) + "\n" + commands(runs)
     return text
 
 
@@ -151,8 +154,47 @@ def run_row(run: dict) -> list[str]:
         f"{run['steps']:,}",
         minutes([run]),
         run["commit"],
-        f"`{run['command']}`",
     ]
+
+
+def commands(runs: list[dict]) -> str:
+    """Of all runs, in their order, each once."""
+    return "".join(["```text\n", *(f"{line}\n" for line in dict.fromkeys(run["command"] for run in runs)), "```\n"])
+
+
+def qm9() -> str:
+    runs = read("qm9")["rows"]
+    rows = (
+        [
+            f"{run['molecules']:,}",
+            f"{run['steps']:,}",
+            str(run["seed"]),
+            f"{run['energy_mae'] * MEV:.1f}",
+            f"{run['energy_mae']:.3f}",
+            minutes([run]),
+            run["commit"],
+        ]
+        for run in runs
+    )
+    head = ("training molecules", "steps", "seed", "test MAE, meV", "kcal/mol", "minutes", "commit")
+    return markdown(head, rows) + ("\n" + commands(runs) if runs else "")
+
+
+def conformation() -> str:
+    runs = read("conformation")["rows"]
+    rows = (
+        [
+            run["task"],
+            run["trained on"],
+            f"{run['tested on']} ({run['structures']:,})",
+            *errors([run]).split(" / "),
+            minutes([run]),
+            run["commit"],
+        ]
+        for run in runs
+    )
+    head = ("data", "trained on", "tested on", "energy", "forces", "minutes", "commit")
+    return markdown(head, rows) + ("\n" + commands(runs) if runs else "")
 
 
 def trials() -> str:
@@ -173,6 +215,21 @@ def changes(command: str) -> str:
     """What a trial adds to the recipe, without what all of them have."""
     added = command.partition("--trainer.limit_test_batches 0")[2].partition("--run_dir")[0]
     return added.replace("model.representation.init_args.", "").replace("model.optimizer.init_args.", "").strip() or "–"
+
+
+def surrogate() -> str:
+    rows = (
+        [
+            f"{run['molecules']:,}",
+            run["trained on"],
+            *errors([run]).split(" / "),
+            f"{run['steps']:,}",
+            minutes([run]),
+            run["commit"],
+        ]
+        for run in read("surrogate")["rows"]
+    )
+    return markdown(("frames", "trained on", "energy", "forces", "steps", "minutes", "commit"), rows)
 
 
 @cache  # building the models takes a while, and two pages may show them
@@ -210,7 +267,7 @@ def _gamma(net: dict) -> str:
     return "1/(2Δ²)" if net["gamma"] is None else f"{net['gamma']:g} Å⁻²"
 
 
-TABLES = {function.__name__: function for function in (comparison, speed, scaling, md17, trials, presets)}
+TABLES = {function.__name__: function for function in (comparison, speed, scaling, md17, trials, qm9, conformation, surrogate, presets)}
 
 
 def rewritten(text: str) -> str:

@@ -59,7 +59,19 @@ def test_the_table_of_md17(tmp_path, monkeypatch):
     assert "| ethanol | md17 | 0.08 / 0.39 | 0.93 / 6.56 | – | 0.094 / 0.400 (2 runs) | – | – / 30 / – |" in text
     assert "| aspirin | md17 | 0.37 / 1.35 | 4.20 / 23.54 | 0.088 / – | – | – | 20 / – / – |" in text
     assert "| ethanol | rmd17 | – | – | – | 0.088 / 0.400 | – | – / 20 / – |" in text
-    assert "| ethanol, md17, paper | 01 | 2 | 0.100 | 0.400 | 40,000 | 40 | 1234567 | `pygschnet fit` |" in text
+    assert "| ethanol, md17, paper | 01 | 2 | 0.100 | 0.400 | 40,000 | 40 | 1234567 |" in text
+    assert text.endswith("```text\npygschnet fit\n```\n")
+
+
+def test_the_tables_of_qm9_and_of_conformations(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    ran = {"train_seconds": 600, "commit": "1234567", "command": "pygschnet fit"}
+    row = {"molecules": 1000, "steps": 30_000, "seed": 1, "energy_mae": 1.0, **ran}
+    (tmp_path / "qm9.json").write_text(json.dumps({"rows": [row]}))
+    assert "| 1,000 | 30,000 | 1 | 43.4 | 1.000 | 10 | 1234567 |" in tables.qm9()  # 1 kcal/mol is 43.4 meV
+    row = {"task": "acac", "trained on": "energies", "tested on": "600 K", "structures": 1200, **ran}
+    (tmp_path / "conformation.json").write_text(json.dumps({"rows": [row | {"energy_mae": 1.5, "forces_mae": 2.5}]}))
+    assert "| acac | energies | 600 K (1,200) | 1.500 | 2.500 | 10 | 1234567 |" in tables.conformation()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -67,6 +67,11 @@ class Peer:
         self.make(device)
         fill(self.model, self.names)
 
+    def widths(self) -> Tensor:
+        """Standard deviations of the Gaussians, in Å."""
+        basis, relative = self.settings.basis, self.settings.basis.settings[-1]
+        return torch.full_like(basis.centres, basis.narrowest) if relative is None else relative * basis.centres
+
     def compile(self) -> None:
         torch._dynamo.config.capture_scalar_outputs = True  # the number of molecules is read from a tensor
         torch._functorch.config.donated_buffer = not self.model.training  # what is given away is gone for a second pass
@@ -89,8 +94,8 @@ class PyG(Peer):
         s = self.settings
         sizes = (s.features, s.filters, s.interactions, s.gaussians, s.gaussian_stop)
         self.model, self.names = PyGSchNet(*sizes, interaction_graph=self.edges), pyg_names(s.interactions)
-        if s.gamma is not None:
-            self.model.distance_expansion.coeff = -s.gamma
+        widths, expansion = self.widths(), self.model.distance_expansion
+        expansion.offset, expansion.coeff = s.basis.centres, -0.5 / widths**2
         for block in self.model.interactions:
             block.conv.cutoff = s.cutoff or 1e30  # whose cosine is 1
             if s.filter_final_activation:
@@ -112,8 +117,7 @@ class SchNetPack(Peer):
 
         s = self.settings
         basis = schnetpack.nn.GaussianRBF(s.gaussians, s.gaussian_stop)
-        if s.gamma is not None:
-            basis.widths.fill_((2 * s.gamma) ** -0.5)
+        basis.offsets, basis.widths = s.basis.centres, self.widths()
         cutoff = Ones() if s.cutoff is None else schnetpack.nn.CosineCutoff(s.cutoff)
         net = schnetpack.representation.SchNet(s.features, s.interactions, basis, cutoff, s.filters)
         if s.filter_final_activation:

@@ -1,4 +1,5 @@
-"""One training of the table of MD17, and its row in experiments/results/md17.json.
+"""One training of the table of MD17, its row in experiments/results/md17.json and its validation errors on the
+way in curves.json.
 
     python -m experiments.md17.train FOLDER/ethanol.npz paper
     python -m experiments.md17.train FOLDER/ethanol.npz default --labels rmd17 --split 02 --seed 2
@@ -11,7 +12,7 @@ where it was interrupted. Threads: OMP_NUM_THREADS.
 import argparse
 from pathlib import Path
 
-from experiments.runs import RESULTS, errors, fit, head_commit, shown, write_row
+from experiments.runs import RESULTS, curve, errors, fit, head_commit, shown, write_row
 
 KEY = ("molecule", "labels", "recipe", "split", "seed")
 
@@ -60,6 +61,8 @@ def main() -> None:
         "commit": commit,
     }
     write_row(RESULTS / "md17.json", row, KEY)
+    validation = {name: row[name] for name in KEY} | curve(options.runs / name, metrics)
+    write_row(RESULTS / "curves.json", validation, KEY)
     print(row)
 
 

@@ -1,0 +1,91 @@
+"""Errors against time, and against the number of training molecules.
+
+    python -m experiments.figures.curves time --out time.png
+    python -m experiments.figures.curves molecules --out molecules.png
+
+The first shows validation errors of the trainings on MD17's ethanol, from experiments/results/curves.json. Minutes are
+steps times the mean time of a step, on one core. What SchNetPack needs for the same training is the same curve, with
+the steps as much longer as `peers.py` has measured ("training step, default, 8 ethanols"), where losses and gradients of both agree.
+The second shows test errors on QM9's electronic energies, from experiments/results/qm9.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from experiments.runs import RESULTS
+
+STEP = "training step, default, 8 ethanols"
+GOAL = {"energy_mae": 0.08, "forces_mae": 0.39}
+"""arXiv:1706.08566, Table 2: ethanol, N = 1,000, energies and forces."""
+PUBLISHED = {50_000: 0.59, 100_000: 0.34, 110_000: 0.31}
+"""arXiv:1706.08566, Table 1: U0, in kcal/mol, to convergence."""
+UNITS = {"energy_mae": "energies, kcal/mol", "forces_mae": "forces, kcal/mol/Å"}
+
+
+def rows(name: str) -> list[dict]:
+    return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+
+
+def minutes(curve: dict) -> list[float]:
+    return [step * curve["seconds_per_step"] / 60 for step in curve["step"]]
+
+
+def reached(curve: dict) -> float | None:
+    """Minutes until both errors are those of the paper, and stay there."""
+    last = None
+    for minute, energy, forces in zip(minutes(curve), curve["energy_mae"], curve["forces_mae"], strict=True):
+        good = energy <= GOAL["energy_mae"] and forces <= GOAL["forces_mae"]
+        last = (last or minute) if good else None
+    return last
+
+
+def time(axes: list[Axes]) -> None:
+    step = next((row for row in rows("bench-cpu") if row["work"] == STEP), None)
+    for curve in rows("curves"):
+        if curve["molecule"] != "ethanol":
+            continue
+        name = f"{curve['recipe']}, {curve['step'][-1]:,} steps"
+        print(f"{name}: {GOAL} after {reached(curve)} minutes")
+        for axis, kind in zip(axes, UNITS, strict=True):
+            (line,) = axis.plot(minutes(curve), curve[kind], label=name)
+            if step and curve["recipe"] == "default":
+                slower = step["peers_ms"]["schnetpack"] / step["ours_ms"]
+                times = [slower * minute for minute in minutes(curve)]
+                axis.plot(times, curve[kind], "--", color=line.get_color(), label="the same, SchNetPack's steps")
+    for axis, kind in zip(axes, UNITS, strict=True):
+        axis.axhline(GOAL[kind], color="gray", linewidth=0.8)
+        axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE, {UNITS[kind]}")
+    axes[0].legend(fontsize="small")
+
+
+def molecules(axes: list[Axes]) -> None:
+    found = rows("qm9")
+    for steps in sorted({row["steps"] for row in found}):
+        here = sorted((row["molecules"], row["energy_mae"]) for row in found if row["steps"] == steps)
+        axes[0].plot(*zip(*here, strict=True), "o-", label=f"electronic energy, {steps:,} steps")
+    axes[0].plot(*zip(*PUBLISHED.items(), strict=True), "s", color="gray", label="the paper, U0, to convergence")
+    axes[0].set(xscale="log", yscale="log", xlabel="training molecules of QM9", ylabel="test MAE, kcal/mol")
+    axes[0].legend()
+
+
+PICTURES = {"time": (time, 2), "molecules": (molecules, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", choices=list(PICTURES))
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    options = parser.parse_args()
+    draw, panels = PICTURES[options.picture]
+    figure, axes = plt.subplots(1, panels, figsize=(4.5 * panels, 4), layout="constrained", squeeze=False)
+    draw(list(axes[0]))
+    figure.savefig(options.out, dpi=150)
+    print(f"{options.out} is drawn")
+
+
+if __name__ == "__main__":
+    main()
