@@ -129,15 +129,14 @@ def minutes(runs: list[dict]) -> str:
 
 def md17() -> str:
     runs = read("md17")["rows"]
-    recipes = list(dict.fromkeys([*RECIPES, *(run["recipe"] for run in runs)]))
     rows = []
     for labels in ("md17", "rmd17"):
         for molecule, published in PUBLISHED.items():
             here = [run for run in runs if run["molecule"] == molecule and run["labels"] == labels]
-            groups = [[run for run in here if run["recipe"] == recipe] for recipe in recipes]
+            groups = [[run for run in here if run["recipe"] == recipe] for recipe in RECIPES]
             theirs = published if labels == "md17" else (NONE, NONE)
             rows.append([molecule, labels, *theirs, *map(errors, groups), " / ".join(map(minutes, groups))])
-    ours = (f"ours, {recipe}" for recipe in recipes)
+    ours = (f"ours, {recipe}" for recipe in RECIPES)
     text = markdown(("molecule", "labels", "published", "published, energies only", *ours, "minutes"), rows)
     if runs:
         head = ("run", "split", "seed", "energy", "forces", "steps", "minutes", "commit")
