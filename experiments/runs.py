@@ -42,7 +42,7 @@ def errors(metrics: dict, part: str) -> dict[str, float | None]:
 
 
 def curve(run: Path, metrics: dict) -> dict:
-    """Validation errors of a training on the way, in kcal/mol and kcal/mol/Å, and the mean time of a step on one core."""
+    """Validation errors of a training on the way, in kcal/mol and kcal/mol/Å, and the time of a step on one core."""
     kcal, points = 1 / unit_factor("kcal/mol"), {}
     for path in sorted(run.glob("logs/version_*/metrics.csv"), key=os.path.getmtime):
         with path.open() as file:

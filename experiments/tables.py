@@ -266,7 +266,10 @@ def _gamma(net: dict) -> str:
     return "1/(2Δ²)" if net["gamma"] is None else f"{net['gamma']:g} Å⁻²"
 
 
-TABLES = {function.__name__: function for function in (comparison, speed, scaling, md17, trials, qm9, conformation, surrogate, presets)}
+TABLES = {
+    function.__name__: function
+    for function in (comparison, speed, scaling, md17, trials, qm9, conformation, surrogate, presets)
+}
 
 
 def rewritten(text: str) -> str:

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import ase.db
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -12,11 +13,13 @@ import yaml
 from ase import Atoms
 
 from experiments.conformation.train import split_qm7x
+from experiments.figures import curves
 from experiments.figures.discrete import energies, on_grid, stretched
 from experiments.md17 import train as md17
 from experiments.md17.trials import trials
-from experiments.runs import shown, write_row
+from experiments.runs import curve, shown, write_row
 from pygschnet.training.run import flatten
+from pygschnet.units import unit_factor
 from tests.structures import make_model
 
 ROOT = Path(__file__).parents[1]
@@ -138,3 +141,42 @@ def test_energies_jump_with_filters_on_a_grid():
     jumps = [np.abs(np.diff(energies(each, stretched(lengths)), n=2)).max() for each in (on_grid(model), model)]
     assert jumps[0] > 20 * jumps[1]
     assert torch.equal(on_grid(model).representation.embedding.weight, model.representation.embedding.weight)
+
+
+def test_validation_errors_of_a_training_that_was_resumed(tmp_path):
+    head, kcal = "step,train/loss,val/energy_mae,val/forces_mae\n", unit_factor("kcal/mol")
+    first, second = f"99,,{kcal},{2 * kcal}\n", f"199,,{0.5 * kcal},{kcal}\n"
+    for version, text in enumerate((f"{head}49,1.0,,\n{first}", head + first + second)):
+        (tmp_path / f"logs/version_{version}").mkdir(parents=True)
+        (tmp_path / f"logs/version_{version}/metrics.csv").write_text(text)
+    found = curve(tmp_path, {"cpu_time_s": 10.0, "steps": 200})
+    assert found == {"step": [100, 200], "seconds_per_step": 0.05, "energy_mae": [1.0, 0.5], "forces_mae": [2.0, 1.0]}
+
+
+def test_errors_are_reached_when_both_stay_small():
+    errors = {"energy_mae": [0.07, 0.07, 0.09, 0.07, 0.06], "forces_mae": [0.5, 0.3, 0.3, 0.3, 0.2]}
+    training = {"step": [60, 120, 180, 240, 300], "seconds_per_step": 1.0, **errors}
+    assert curves.reached(training) == 4.0
+    assert curves.reached(training | {"forces_mae": [0.5] * 5}) is None
+
+
+@pytest.mark.parametrize("picture", curves.PICTURES)
+def test_curves_are_drawn(picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "RESULTS", tmp_path)
+    training = {"molecule": "ethanol", "recipe": "default", "step": [60, 120], "seconds_per_step": 1.0}
+    rows = {
+        "curves": [training | {"energy_mae": [1.0, 0.1], "forces_mae": [2.0, 0.2]}],
+        "bench-cpu": [{"work": curves.STEP, "ours_ms": 10.0, "peers_ms": {"schnetpack": 30.0}}],
+        "qm9": [{"molecules": 10**power, "steps": 100, "energy_mae": 1 / power} for power in (3, 4)],
+    }
+    for name, found in rows.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": found}))
+    draw, panels = curves.PICTURES[picture]
+    figure, axes = plt.subplots(1, panels, squeeze=False)
+    draw(list(axes[0]))
+    drawn = {line.get_label(): line.get_xdata() for line in axes[0][0].lines}
+    plt.close(figure)
+    if picture == "time":
+        assert list(drawn["the same, SchNetPack's steps"]) == [3.0, 6.0]
+    else:
+        assert list(drawn["electronic energy, 100 steps"]) == [1000, 10000]

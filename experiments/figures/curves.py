@@ -5,7 +5,8 @@
 
 The first shows validation errors of the trainings on MD17's ethanol, from experiments/results/curves.json. Minutes are
 steps times the mean time of a step, on one core. What SchNetPack needs for the same training is the same curve, with
-the steps as much longer as `peers.py` has measured ("training step, default, 8 ethanols"), where losses and gradients of both agree.
+the steps as much longer as `peers.py` has measured ("training step, default, 8 ethanols"); there the losses and
+gradients of both agree.
 The second shows test errors on QM9's electronic energies, from experiments/results/qm9.json.
 """
 

@@ -1,7 +1,8 @@
-"""The right half of Table 2 of arXiv:1706.08566, N = 50,000, with the labels of a force field in place of DFT.
+r"""The right half of Table 2 of arXiv:1706.08566, N = 50,000, with the labels of a force field in place of DFT.
 
     pygschnet convert FOLDER/ethanol.npz runs/surrogate/sgdml.safetensors --energy_unit kcal/mol
-    pygschnet md runs/surrogate/sgdml.safetensors experiments/surrogate/ethanol.xyz --steps 521000 --temperature 500 --interval 10 --out runs/surrogate
+    pygschnet md runs/surrogate/sgdml.safetensors experiments/surrogate/ethanol.xyz --steps 521000 --temperature 500 \
+      --interval 10 --out runs/surrogate
     python -m experiments.surrogate.train
 
 FOLDER holds the reference model of sGDML. Trains on 1,000 and on 50,000 frames, with and without forces, and adds the
@@ -20,8 +21,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--only", nargs="*", default=[], help="of the trainings, such as 50000-energies")
     options = parser.parse_args()
+    trainings = {"energies": ["--model.rho", "0", "--data.batch_size", "32"], "energies and forces": []}
     for molecules in (50_000, 1_000):
-        for labels, flags in (("energies", ["--model.rho", "0", "--data.batch_size", "32"]), ("energies and forces", [])):
+        for labels, flags in trainings.items():
             name = f"{molecules}-{labels.replace(' ', '-')}"
             if options.only and name not in options.only:
                 continue
