@@ -163,10 +163,10 @@ def test_errors_are_reached_when_both_stay_small():
 @pytest.mark.parametrize("picture", curves.PICTURES)
 def test_curves_are_drawn(picture, tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "RESULTS", tmp_path)
-    training = {"molecule": "ethanol", "recipe": "default", "step": [60, 120], "seconds_per_step": 1.0}
+    training = {"molecule": "ethanol", "labels": "md17", "split": "01", "recipe": "default", "step": [60, 120]}
+    training |= {"energy_mae": [1.0, 0.1], "forces_mae": [2.0, 0.2], "seconds_per_step": 1.0}
     rows = {
-        "curves": [training | {"energy_mae": [1.0, 0.1], "forces_mae": [2.0, 0.2]}],
-        "bench-cpu": [{"work": curves.STEP, "ours_ms": 10.0, "peers_ms": {"schnetpack": 30.0}}],
+        "curves": [training, training | {"molecule": "aspirin", "recipe": "paper"}],
         "qm9": [{"molecules": 10**power, "steps": 100, "energy_mae": 1 / power} for power in (3, 4)],
     }
     for name, found in rows.items():
@@ -177,6 +177,6 @@ def test_curves_are_drawn(picture, tmp_path, monkeypatch):
     drawn = {line.get_label(): line.get_xdata() for line in axes[0][0].lines}
     plt.close(figure)
     if picture == "time":
-        assert list(drawn["the same, SchNetPack's steps"]) == [3.0, 6.0]
+        assert list(drawn["default, 120 steps"]) == [1.0, 2.0] and not any("paper" in name for name in drawn)
     else:
         assert list(drawn["electronic energy, 100 steps"]) == [1000, 10000]

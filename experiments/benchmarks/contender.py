@@ -24,6 +24,7 @@ from torch_geometric.nn.models.schnet import ShiftedSoftplus
 import pygschnet
 from experiments.benchmarks.systems import WORKS, Work, graph
 from pygschnet.graph import molecule_index
+from pygschnet.representations import SchNet
 from pygschnet.training import energy_forces_loss
 from tests.patterns import fill, pyg_names, schnetpack_names
 
@@ -67,11 +68,6 @@ class Peer:
         self.make(device)
         fill(self.model, self.names)
 
-    def widths(self) -> Tensor:
-        """Standard deviations of the Gaussians, in Å."""
-        basis, relative = self.settings.basis, self.settings.basis.settings[-1]
-        return torch.full_like(basis.centres, basis.narrowest) if relative is None else relative * basis.centres
-
     def compile(self) -> None:
         torch._dynamo.config.capture_scalar_outputs = True  # the number of molecules is read from a tensor
         torch._functorch.config.donated_buffer = not self.model.training  # what is given away is gone for a second pass
@@ -94,7 +90,7 @@ class PyG(Peer):
         s = self.settings
         sizes = (s.features, s.filters, s.interactions, s.gaussians, s.gaussian_stop)
         self.model, self.names = PyGSchNet(*sizes, interaction_graph=self.edges), pyg_names(s.interactions)
-        widths, expansion = self.widths(), self.model.distance_expansion
+        widths, expansion = gaussian_widths(s), self.model.distance_expansion
         expansion.offset, expansion.coeff = s.basis.centres, -0.5 / widths**2
         for block in self.model.interactions:
             block.conv.cutoff = s.cutoff or 1e30  # whose cosine is 1
@@ -113,33 +109,46 @@ class PyG(Peer):
 
 class SchNetPack(Peer):
     def make(self, device: torch.device) -> None:
-        from tests.fixtures.make_schnetpack import properties, schnetpack, shifted_softplus  # stubs what it lacks
-
-        s = self.settings
-        basis = schnetpack.nn.GaussianRBF(s.gaussians, s.gaussian_stop)
-        basis.offsets, basis.widths = s.basis.centres, self.widths()
-        cutoff = Ones() if s.cutoff is None else schnetpack.nn.CosineCutoff(s.cutoff)
-        net = schnetpack.representation.SchNet(s.features, s.interactions, basis, cutoff, s.filters)
-        if s.filter_final_activation:
-            for block in net.interactions:
-                block.filter_network[1] = schnetpack.nn.Dense(s.filters, s.filters, activation=shifted_softplus)
-        head = schnetpack.atomistic.Atomwise(
-            s.features, n_hidden=s.features // 2, activation=shifted_softplus, output_key="energy"
-        )
-        distances = schnetpack.atomistic.PairwiseDistances()
-        self.model = schnetpack.model.NeuralNetworkPotential(net, [distances], [head]).to(device)
-        self.network = net  # inductor has an error, on CPUs, in the sum of energies over single molecules
-        self.names, self.R = schnetpack_names(s.interactions), properties.R
-        self.fields = {
-            properties.Z: self.data.z,
-            properties.idx_m: self.batch,
-            properties.idx_i: self.target,
-            properties.idx_j: self.source,
-            properties.offsets: self.data.pos.new_zeros(1, 3),  # broadcast: nothing to read
-        }
+        self.model = schnetpack_model(self.settings).to(device)
+        self.network = self.model.representation  # inductor has an error, on CPUs, in the sum over single molecules
+        self.names = schnetpack_names(self.settings.interactions)
 
     def energy(self, pos: Tensor) -> Tensor:
-        return self.model(self.fields | {self.R: pos})["energy"]
+        return self.model(schnetpack_inputs(self.data, pos, self.batch))["energy"]
+
+
+def schnetpack_model(s: SchNet) -> nn.Module:
+    """SchNetPack's network with the sizes, the Gaussians and the cutoff of ours."""
+    from tests.fixtures.make_schnetpack import schnetpack, shifted_softplus  # stubs what it lacks
+
+    basis = schnetpack.nn.GaussianRBF(s.gaussians, s.gaussian_stop)
+    basis.offsets, basis.widths = s.basis.centres, gaussian_widths(s)
+    cutoff = Ones() if s.cutoff is None else schnetpack.nn.CosineCutoff(s.cutoff)
+    net = schnetpack.representation.SchNet(s.features, s.interactions, basis, cutoff, s.filters)
+    if s.filter_final_activation:
+        for block in net.interactions:
+            block.filter_network[1] = schnetpack.nn.Dense(s.filters, s.filters, activation=shifted_softplus)
+    head = schnetpack.atomistic.Atomwise(
+        s.features, n_hidden=s.features // 2, activation=shifted_softplus, output_key="energy"
+    )
+    distances = schnetpack.atomistic.PairwiseDistances()
+    return schnetpack.model.NeuralNetworkPotential(net, [distances], [head])
+
+
+def schnetpack_inputs(data: Data, pos: Tensor, batch: Tensor) -> dict[str, Tensor]:
+    """What SchNetPack's networks take."""
+    from tests.fixtures.make_schnetpack import properties
+
+    source, target = data.edge_index
+    pairs = {properties.idx_m: batch, properties.idx_i: target, properties.idx_j: source}
+    offsets = pos.new_zeros(1, 3)  # broadcast: nothing to read
+    return {properties.Z: data.z, properties.R: pos, properties.offsets: offsets, **pairs}
+
+
+def gaussian_widths(s: SchNet) -> Tensor:
+    """Standard deviations of the Gaussians, in Å."""
+    relative = s.basis.settings[-1]
+    return torch.full_like(s.basis.centres, s.basis.narrowest) if relative is None else relative * s.basis.centres
 
 
 class Ones(nn.Module):

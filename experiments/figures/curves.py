@@ -3,10 +3,8 @@
     python -m experiments.figures.curves time --out time.png
     python -m experiments.figures.curves molecules --out molecules.png
 
-The first shows validation errors of the trainings on MD17's ethanol, from experiments/results/curves.json. Minutes are
-steps times the mean time of a step, on one core. What SchNetPack needs for the same training is the same curve, with
-the steps as much longer as `peers.py` has measured ("training step, default, 8 ethanols"); there the losses and
-gradients of both agree.
+The first shows validation errors of the trainings on MD17's ethanol, from experiments/results/curves.json; minutes are
+steps times the mean time of a step, on one core. `experiments/benchmarks/peer_training.py` adds SchNetPack's network.
 The second shows test errors on QM9's electronic energies, from experiments/results/qm9.json.
 """
 
@@ -19,7 +17,6 @@ from matplotlib.axes import Axes
 
 from experiments.runs import RESULTS
 
-STEP = "training step, default, 8 ethanols"
 GOAL = {"energy_mae": 0.08, "forces_mae": 0.39}
 """arXiv:1706.08566, Table 2: ethanol, N = 1,000, energies and forces."""
 PUBLISHED = {50_000: 0.59, 100_000: 0.34, 110_000: 0.31}
@@ -45,18 +42,14 @@ def reached(curve: dict) -> float | None:
 
 
 def time(axes: list[Axes]) -> None:
-    step = next((row for row in rows("bench-cpu") if row["work"] == STEP), None)
     for curve in rows("curves"):
-        if curve["molecule"] != "ethanol":
+        same = (curve["molecule"], curve["labels"], curve["split"]) == ("ethanol", "md17", "01")
+        if not same or "energies only" in curve["recipe"]:
             continue
-        name = f"{curve['recipe']}, {curve['step'][-1]:,} steps"
+        name = curve["recipe"] if "steps" in curve["recipe"] else f"{curve['recipe']}, {curve['step'][-1]:,} steps"
         print(f"{name}: {GOAL} after {reached(curve)} minutes")
         for axis, kind in zip(axes, UNITS, strict=True):
-            (line,) = axis.plot(minutes(curve), curve[kind], label=name)
-            if step and curve["recipe"] == "default":
-                slower = step["peers_ms"]["schnetpack"] / step["ours_ms"]
-                times = [slower * minute for minute in minutes(curve)]
-                axis.plot(times, curve[kind], "--", color=line.get_color(), label="the same, SchNetPack's steps")
+            axis.plot(minutes(curve), curve[kind], label=name)
     for axis, kind in zip(axes, UNITS, strict=True):
         axis.axhline(GOAL[kind], color="gray", linewidth=0.8)
         axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE, {UNITS[kind]}")
