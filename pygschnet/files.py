@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pygschnet.errors import InputError
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -17,7 +19,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: of the file that is wanted.
+
+    Raises:
+        InputError: if there is no folder for it.
     """
+    if not Path(path).parent.is_dir():
+        raise InputError(f"there is no folder {Path(path).parent} for {Path(path).name}")
     part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
     try:
         yield part

@@ -154,7 +154,7 @@ def test_files_without_structures(name, model, tmp_path, pygschnet_command):
     [
         (("--out", "out.csv"), "written as .extxyz or .npz"),
         (("--out", "{file}"), "overwritten by its own predictions"),
-        (("--out", "no/such/folder/out.npz"), "No such file"),
+        (("--out", "no/such/folder/out.npz"), "there is no folder no/such/folder for out.npz"),
         (("--device", "nowhere"), "there is no device nowhere"),
         (("--stress", "true"), "three lattice vectors"),
     ],

@@ -143,6 +143,11 @@ class CountNeighbours(Representation):
         return degree.unsqueeze(-1).expand(-1, self.features).float()
 
 
+def test_there_must_be_a_folder(tmp_path):
+    with pytest.raises(InputError, match="there is no folder .*no/such for a.safetensors"):
+        pygschnet.save(make_model("paper"), tmp_path / "no" / "such" / "a.safetensors")
+
+
 def test_a_representation_of_the_users_own(tmp_path):
     model = AtomisticModel(CountNeighbours(4, 2.0), Atomwise(4))
     data = graph(ethanol(), model)

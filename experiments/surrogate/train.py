@@ -1,8 +1,8 @@
 r"""The right half of Table 2 of arXiv:1706.08566, N = 50,000, with the labels of a force field in place of DFT.
 
-    pygschnet convert FOLDER/ethanol.npz runs/surrogate/sgdml.safetensors --energy_unit kcal/mol
-    pygschnet md runs/surrogate/sgdml.safetensors experiments/surrogate/ethanol.xyz --steps 521000 --temperature 500 \
-      --interval 10 --out runs/surrogate
+    pygschnet convert FOLDER/ethanol.npz sgdml.safetensors --energy_unit kcal/mol
+    pygschnet md sgdml.safetensors experiments/surrogate/ethanol.xyz --steps 260500 --temperature 500 --interval 5 \
+      --out runs/surrogate
     python -m experiments.surrogate.train
 
 FOLDER holds the reference model of sGDML. Trains on 1,000 and on 50,000 frames, with and without forces, and adds the
