@@ -25,18 +25,18 @@ def trials() -> list[tuple[str, str, int, list[str]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", help="of the trials; all if none is given")
+    parser.add_argument("names", nargs="*", help="of trials, such as rho10 or ethanol-20000-rho10; all if none is given")
     parser.add_argument("--runs", type=Path, default=Path("runs/trials"))
     parser.add_argument("--commit", help="of the code, if it is not this one")
     options = parser.parse_args()
     for name, molecule, steps, flags in trials():
-        if options.names and name not in options.names:
+        label = f"{molecule}-{steps}-{name}"
+        if options.names and not {name, label} & set(options.names):
             continue
         commit = options.commit or head_commit()
         arguments = ["-c", "preset:default", "-c", "experiments/md17/default.yaml"]
         arguments += ["--data.path", str(options.folder / f"{molecule}.npz"), "--trainer.max_steps", str(steps)]
         arguments += ["--model.scheduler.init_args.T_max", str(steps), "--trainer.limit_test_batches", "0", *flags]
-        label = f"{molecule}-{steps}-{name}"
         metrics = fit(arguments, options.runs / label)
         row = {"trial": name, "molecule": molecule, "steps": steps, **errors(metrics, "validation")}
         row |= {"train_seconds": round(metrics["cpu_time_s"]), "parameters": metrics["parameters"]}
