@@ -25,7 +25,7 @@ def trials() -> list[tuple[str, str, int, list[str]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", help="of trials, such as rho10 or ethanol-20000-rho10; all if none is given")
+    parser.add_argument("names", nargs="*", help="of trials, as rho10 or ethanol-20000-rho10; all if none is given")
     parser.add_argument("--runs", type=Path, default=Path("runs/trials"))
     parser.add_argument("--commit", help="of the code, if it is not this one")
     options = parser.parse_args()
