@@ -43,11 +43,12 @@ def errors(metrics: dict, part: str) -> dict[str, float | None]:
 
 def curve(run: Path, metrics: dict) -> dict:
     """Validation errors of a training on the way, in kcal/mol and kcal/mol/Å, and the time of a step on one core."""
-    kcal, points = 1 / unit_factor("kcal/mol"), {}
+    kcal, points, last = 1 / unit_factor("kcal/mol"), {}, metrics["steps"]
     for path in sorted(run.glob("logs/version_*/metrics.csv"), key=os.path.getmtime):
         with path.open() as file:
-            points |= {int(row["step"]) + 1: row for row in csv.DictReader(file) if row["val/energy_mae"]}
-    found = {"step": sorted(points), "seconds_per_step": round(metrics["cpu_time_s"] / metrics["steps"], 6)}
+            rows = [row for row in csv.DictReader(file) if row["val/energy_mae"]]
+            points |= {min(int(row["step"]) + 1, last): row for row in rows}  # the last one is counted twice
+    found = {"step": sorted(points), "seconds_per_step": round(metrics["cpu_time_s"] / last, 6)}
     for name in ("energy_mae", "forces_mae"):
         found[name] = [round(float(points[step][f"val/{name}"]) * kcal, 4) for step in found["step"]]
     return found
