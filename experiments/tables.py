@@ -144,6 +144,17 @@ def md17() -> str:
     return text
 
 
+def accuracy() -> str:
+    """The table of MD17 in short: original labels, energies and forces."""
+    runs, recipes = [run for run in read("md17")["rows"] if run["labels"] == "md17"], ("paper", "default")
+    rows = []
+    for molecule, (published, _) in PUBLISHED.items():
+        here = [run for run in runs if run["molecule"] == molecule]
+        groups = [[run for run in here if run["recipe"] == recipe] for recipe in recipes]
+        rows.append([molecule, published, *map(errors, groups), " / ".join(map(minutes, groups))])
+    return markdown(("molecule", "the paper", "`paper` here", "`default`", "minutes of one core"), rows)
+
+
 def run_row(run: dict) -> list[str]:
     return [
         f"{run['molecule']}, {run['labels']}, {run['recipe']}",
@@ -268,7 +279,7 @@ def _gamma(net: dict) -> str:
 
 TABLES = {
     function.__name__: function
-    for function in (comparison, speed, scaling, md17, trials, qm9, conformation, surrogate, presets)
+    for function in (comparison, speed, scaling, md17, accuracy, trials, qm9, conformation, surrogate, presets)
 }
 
 
