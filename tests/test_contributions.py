@@ -134,7 +134,7 @@ def test_statistics_are_those_of_the_contributions():
     for row, name in enumerate(found.names):
         own = value[z == found.z[row]] if name in ("H", "C", "N", "O") else value[kind == name]
         assert len(own) == found.atoms[row] == found.histogram[row].sum()
-        expected = [own.mean(), np.sqrt(np.mean(own**2) - own.mean() ** 2), own.min(), own.max()]
+        expected = [own.mean(), own.std(), own.min(), own.max()]
         numbers = [found.mean[row], found.deviation[row], found.lowest[row], found.highest[row]]
         np.testing.assert_allclose(numbers, expected, atol=1e-6)
         assert found.edges[row][0] <= found.lowest[row] and found.highest[row] <= found.edges[row][-1]

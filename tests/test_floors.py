@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pygschnet"
 FLOORS = (
-    {"errors", "files", "presets", "ranks"},
+    {"errors"},
+    {"files", "presets", "ranks"},
     {"elements"},
     {"units", "kernels"},
     {"graph", "nn", "frames"},
