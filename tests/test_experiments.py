@@ -177,6 +177,6 @@ def test_curves_are_drawn(picture, tmp_path, monkeypatch):
     drawn = {line.get_label(): line.get_xdata() for line in axes[0][0].lines}
     plt.close(figure)
     if picture == "time":
-        assert list(drawn["default, 120 steps"]) == [1.0, 2.0] and not any("paper" in name for name in drawn)
+        assert list(drawn["default, 120 steps"]) == [1.0, 2.0] and "paper, 120 steps" not in drawn
     else:
         assert list(drawn["electronic energy, 100 steps"]) == [1000, 10000]
