@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -172,39 +172,45 @@ def commands(runs: list[dict]) -> str:
     return "".join(["```text\n", *(f"{line}\n" for line in dict.fromkeys(run["command"] for run in runs)), "```\n"])
 
 
+def listed(name: str, columns: dict[str, Callable[[dict], str]]) -> str:
+    """The runs of a file of results, a line each, and their commands."""
+    runs = read(name)["rows"]
+    if not runs:
+        return "*Not run yet.*\n"
+    columns = columns | {"minutes": lambda run: minutes([run]), "commit": lambda run: run["commit"]}
+    table = markdown(columns, ([cell(run) for cell in columns.values()] for run in runs))
+    return f"{table}\n{commands(runs)}"
+
+
+ERRORS: dict[str, Callable[[dict], str]] = {
+    "energy": lambda run: f"{run['energy_mae']:.3f}",
+    "forces": lambda run: NONE if run["forces_mae"] is None else f"{run['forces_mae']:.3f}",
+}
+
+
 def qm9() -> str:
-    runs = read("qm9")["rows"]
-    rows = (
-        [
-            f"{run['molecules']:,}",
-            f"{run['steps']:,}",
-            str(run["seed"]),
-            f"{run['energy_mae'] * MEV:.1f}",
-            f"{run['energy_mae']:.3f}",
-            minutes([run]),
-            run["commit"],
-        ]
-        for run in runs
-    )
-    head = ("training molecules", "steps", "seed", "test MAE, meV", "kcal/mol", "minutes", "commit")
-    return markdown(head, rows) + ("\n" + commands(runs) if runs else "")
+    columns = {
+        "training molecules": lambda run: f"{run['molecules']:,}",
+        "steps": lambda run: f"{run['steps']:,}",
+        "seed": lambda run: str(run["seed"]),
+        "test MAE, meV": lambda run: f"{run['energy_mae'] * MEV:.1f}",
+        "kcal/mol": ERRORS["energy"],
+    }
+    return listed("qm9", columns)
 
 
 def conformation() -> str:
-    runs = read("conformation")["rows"]
-    rows = (
-        [
-            run["task"],
-            run["trained on"],
-            f"{run['tested on']} ({run['structures']:,})",
-            *errors([run]).split(" / "),
-            minutes([run]),
-            run["commit"],
-        ]
-        for run in runs
-    )
-    head = ("data", "trained on", "tested on", "energy", "forces", "minutes", "commit")
-    return markdown(head, rows) + ("\n" + commands(runs) if runs else "")
+    columns = {
+        "data": lambda run: run["task"],
+        "trained on": lambda run: run["trained on"],
+        "tested on": lambda run: f"{run['tested on']} ({run['structures']:,})",
+    }
+    return listed("conformation", columns | ERRORS)
+
+
+def surrogate() -> str:
+    columns = {"frames": lambda run: f"{run['molecules']:,}", "trained on": lambda run: run["trained on"]}
+    return listed("surrogate", columns | ERRORS | {"steps": lambda run: f"{run['steps']:,}"})
 
 
 def trials() -> str:
@@ -225,21 +231,6 @@ def changes(command: str) -> str:
     """What a trial adds to the recipe, without what all of them have."""
     added = command.partition("--trainer.limit_test_batches 0")[2].partition("--run_dir")[0]
     return added.replace("model.representation.init_args.", "").replace("model.optimizer.init_args.", "").strip() or "–"
-
-
-def surrogate() -> str:
-    rows = (
-        [
-            f"{run['molecules']:,}",
-            run["trained on"],
-            *errors([run]).split(" / "),
-            f"{run['steps']:,}",
-            minutes([run]),
-            run["commit"],
-        ]
-        for run in read("surrogate")["rows"]
-    )
-    return markdown(("frames", "trained on", "energy", "forces", "steps", "minutes", "commit"), rows)
 
 
 @cache  # building the models takes a while, and two pages may show them

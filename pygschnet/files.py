@@ -11,6 +11,12 @@ import numpy as np
 from pygschnet.errors import InputError
 
 
+def check_folder(path: str | Path) -> None:
+    """Refuse the path of a file whose folder does not exist: before the work, where there is much of it."""
+    if not Path(path).parent.is_dir():
+        raise InputError(f"there is no folder {Path(path).parent} for {Path(path).name}")
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a path to write to; what stands there in the end takes the place of `path` in one step.
@@ -23,8 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         InputError: if there is no folder for it.
     """
-    if not Path(path).parent.is_dir():
-        raise InputError(f"there is no folder {Path(path).parent} for {Path(path).name}")
+    check_folder(path)
     part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
     try:
         yield part

@@ -1,6 +1,5 @@
 """Molecular dynamics and relaxation on the command line: exact restarts, honest reports, clear refusals."""
 
-import functools
 import json
 import os
 import signal
@@ -111,8 +110,10 @@ def test_an_interrupted_simulation_goes_on(model, start, tmp_path):
     out = tmp_path / "md"
     command = [sys.executable, "-m", "pygschnet", "md", model, start, "--out", str(out), "--steps", "1000000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listening)
+    # where a shell runs the tests in the background they ignore Ctrl-C, and so would what they start
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while not (out / "state.npz").exists() or len((out / "md.csv").read_text().splitlines()) < 4:
         assert process.poll() is None and time.monotonic() < deadline

@@ -9,6 +9,7 @@ from torch_geometric.data import Data
 from pygschnet.graph import molecule_index
 from pygschnet.heads.energy import EnergyHead, References
 from pygschnet.nn import ACTIVATIONS, dense
+from pygschnet.nn.hooks import hooks_of
 
 
 class Atomwise(EnergyHead):
@@ -58,8 +59,7 @@ class Atomwise(EnergyHead):
             or any(type(m) is not nn.Linear for m in modules[1:])
         ):
             return None
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        if any(getattr(module, name) for module in modules for name in hooks):
+        if any(hooks for module in modules for hooks in hooks_of(module)):
             return None
         parts = [self.dense_1.weight, self.dense_1.bias, self.dense_2.weight, self.dense_2.bias]
         return None if any(part is None for part in parts) else parts

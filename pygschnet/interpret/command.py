@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pygschnet import saving
 from pygschnet.datasets import MoleculeData
 from pygschnet.errors import InputError
-from pygschnet.files import replacing, write_npz
+from pygschnet.files import check_folder, replacing, write_npz
 from pygschnet.frames import read_frames
 from pygschnet.graph import RadiusGraph
 from pygschnet.interpret import captions, model_plots, plots, report
@@ -74,8 +74,7 @@ def explain(
         raise InputError(f"spacing must be between 0.02 and 1 Å, got {spacing}")
     if Path(out).is_dir():
         raise InputError(f"{out} is a folder: name the page, such as {out}/report.html")
-    if not Path(out).parent.is_dir():
-        raise InputError(f"there is no folder {Path(out).parent} for {Path(out).name}")
+    check_folder(out)
     report.plotly()  # who has to install it first should not have to wait
     named = read_molecules(molecules)
     paths = saving.model_files(model)

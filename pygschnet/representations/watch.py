@@ -5,6 +5,8 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from pygschnet.nn.hooks import hooks_of
+
 
 class Watch:
     """Tells whether a module has changed: its weights, its layers, or whether somebody observes them.
@@ -39,11 +41,6 @@ class Watch:
             [id(child) for _, _, child in self.children],
             any(self.hooks),
         ]
-
-
-def hooks_of(module: nn.Module) -> tuple[dict, ...]:
-    """The hooks of a layer, of both directions: who has some wants it to be called."""
-    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 _counting: Any = None
