@@ -57,10 +57,11 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), **settings["optimizer"]["init_args"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options.steps)
     offset = torch.cat([batch.energy for batch in data.train_dataloader()]).mean()
+    batches = data.train_dataloader()  # one for all epochs: each new one would begin with the order of the first
     kcal, step, seconds, every = 1 / unit_factor("kcal/mol"), 0, 0.0, recipe["trainer"]["val_check_interval"]
     found: dict[str, list] = {"step": [], "energy_mae": [], "forces_mae": []}
     while step < options.steps:
-        for batch in data.train_dataloader():
+        for batch in batches:
             begin = time.process_time()
             energy, forces = predict(model, batch, training=True)
             squares = (forces - batch.forces).square().sum() * len(batch.energy) / len(batch.z)  # all of one size

@@ -47,6 +47,7 @@ def time(axes: list[Axes]) -> None:
         if not same or "energies only" in curve["recipe"]:
             continue
         name = curve["recipe"] if "steps" in curve["recipe"] else f"{curve['recipe']}, {curve['step'][-1]:,} steps"
+        name += "" if curve["seed"] == 1 else f", seed {curve['seed']}"
         print(f"{name}: {GOAL} after {reached(curve)} minutes")
         for axis, kind in zip(axes, UNITS, strict=True):
             axis.plot(minutes(curve), curve[kind], label=name)
