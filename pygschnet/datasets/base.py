@@ -242,7 +242,11 @@ class MoleculeData(LightningDataModule, ABC):
         return self.store.metadata["isolated_atoms"]
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the training molecules, shuffled; of each the share of this process."""
+        """Batches of the training molecules, shuffled; of each the share of this process.
+
+        Every pass over a loader is another epoch, with an order of its own. Without Lightning's trainer keep one loader
+        for all epochs: a new one begins with the order of the first.
+        """
         molecules = self._molecules()
         train = self.split["train"].numpy()
         atoms = np.diff(molecules.arrays["ptr"])[train]
