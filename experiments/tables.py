@@ -213,6 +213,23 @@ def surrogate() -> str:
     return listed("surrogate", columns | ERRORS | {"steps": lambda run: f"{run['steps']:,}"})
 
 
+def time() -> str:
+    from experiments.figures.curves import minutes as minutes_of
+    from experiments.figures.curves import of_ethanol, reached
+
+    rows = (
+        [
+            name,
+            f"{1000 * curve['seconds_per_step']:.1f}",
+            NONE if reached(curve) is None else f"{reached(curve):.1f}",
+            f"{minutes_of(curve)[-1]:.1f}",
+            f"{curve['energy_mae'][-1]:.3f} / {curve['forces_mae'][-1]:.3f}",
+        ]
+        for name, curve in of_ethanol().items()
+    )
+    return markdown(("training", "a step, ms", "minutes to 0.08 / 0.39", "minutes in all", "errors then"), rows)
+
+
 def trials() -> str:
     rows = (
         [
@@ -270,7 +287,7 @@ def _gamma(net: dict) -> str:
 
 TABLES = {
     function.__name__: function
-    for function in (comparison, speed, scaling, md17, accuracy, trials, qm9, conformation, surrogate, presets)
+    for function in (comparison, speed, scaling, md17, accuracy, time, trials, qm9, conformation, surrogate, presets)
 }
 
 

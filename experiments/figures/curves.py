@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.runs import RESULTS
 
@@ -41,20 +42,29 @@ def reached(curve: dict) -> float | None:
     return last
 
 
-def time(axes: list[Axes]) -> None:
+def of_ethanol() -> dict[str, dict]:
+    """The trainings on energies and forces of MD17's ethanol, first split and seed."""
+    found = {}
     for curve in rows("curves"):
-        same = (curve["molecule"], curve["labels"], curve["split"]) == ("ethanol", "md17", "01")
-        if not same or "energies only" in curve["recipe"]:
-            continue
-        name = curve["recipe"] if "steps" in curve["recipe"] else f"{curve['recipe']}, {curve['step'][-1]:,} steps"
-        name += "" if curve["seed"] == 1 else f", seed {curve['seed']}"
-        print(f"{name}: {GOAL} after {reached(curve)} minutes")
+        same = [curve[name] for name in ("molecule", "labels", "split", "seed")] == ["ethanol", "md17", "01", 1]
+        if same and "energies only" not in curve["recipe"]:
+            name = curve["recipe"] if "steps" in curve["recipe"] else f"{curve['recipe']}, {curve['step'][-1]:,} steps"
+            found[name] = curve
+    return found
+
+
+def time(axes: list[Axes]) -> None:
+    for name, curve in of_ethanol().items():
         for axis, kind in zip(axes, UNITS, strict=True):
             axis.plot(minutes(curve), curve[kind], label=name)
     for axis, kind in zip(axes, UNITS, strict=True):
         axis.axhline(GOAL[kind], color="gray", linewidth=0.8, label="the paper")
         axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE, {UNITS[kind]}")
-    axes[0].legend(fontsize="small")
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            scale.set_minor_locator(NullLocator())
+            scale.set_major_formatter("{x:g}")
+    axes[-1].legend(fontsize="small")
 
 
 def molecules(axes: list[Axes]) -> None:
