@@ -1,14 +1,17 @@
 """The loss, the averages, the schedule, and that training trains."""
 
 import json
+import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
@@ -16,7 +19,7 @@ import pygschnet
 from experiments.benchmarks.systems import WORKS
 from experiments.benchmarks.systems import graph as graph_of
 from pygschnet import Atomwise, InputError, Prediction, RadiusGraph, SchNet
-from pygschnet.training import AtomisticModule, ContinuousDecay, CosineDecay, energy_forces_loss
+from pygschnet.training import AtomisticModule, ContinuousDecay, CosineDecay, RunReport, energy_forces_loss
 from pygschnet.training.checkpoint import AtomicCheckpointIO
 from pygschnet.training.memory import PER_WEIGHT, training_megabytes
 from pygschnet.training.module import concatenate
@@ -243,6 +246,33 @@ def test_plateau_schedule(tmp_path):
     train, val = loaders(labelled(8))
     trainer(tmp_path, max_epochs=4).fit(module, train, val)
     assert module.optimizers().param_groups[0]["lr"] < 1e-3
+
+
+def test_a_training_that_goes_astray_says_so(tmp_path):
+    module = small(ema_decay=0.0, scheduler=lambda o: LambdaLR(o, lambda step: 1.0 if step < 12 else 1e3))
+    train, val = loaders(labelled(8))
+    run = trainer(tmp_path, max_epochs=40, check_val_every_n_epoch=4, callbacks=[RunReport(tmp_path)])
+    with warnings.catch_warnings(record=True) as caught:  # of its filters, too
+        warnings.simplefilter("always")
+        run.fit(module, train, val)
+    said = [str(warning.message) for warning in caught if "validation loss" in str(warning.message)]
+    assert "and was " in said[0] and "after step 12: the training has diverged" in said[0]
+
+
+def test_when_a_training_is_astray(tmp_path):
+    report, said = RunReport(tmp_path), []
+    for step, loss in enumerate((8.0, 5.0, 49.0, 51.0, 60.0, 4.0, 40.0, math.nan, math.nan, 3.0), start=1):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report._watch(loss, step)
+        said += [step] * len(caught)
+    assert said == [4, 8] and report.best == (3.0, 10)
+    again = RunReport(tmp_path)
+    again.load_state_dict(report.state_dict())
+    with pytest.warns(UserWarning, match="after step 11, and was 3 after step 10"):
+        again._watch(31.0, 11)
+    with pytest.warns(UserWarning, match="the validation loss is nan after step 7: "):
+        RunReport(tmp_path)._watch(math.nan, 7)
 
 
 def test_gradient_clipping_and_accumulation(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import platform
 import time
@@ -14,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -38,6 +40,9 @@ CURVES = {
 
 ALSO = {"eV": "kcal/mol", "eV/Å": "kcal/mol/Å", "eV/Å³": "GPa"}
 """Units in which errors are printed too."""
+
+ASTRAY = 10.0
+"""How many times its best the validation loss may be before a training is said to have gone astray."""
 
 PACKAGES = ("pygschnet", "torch", "torch-geometric", "pytorch-lightning")
 
@@ -70,16 +75,20 @@ class RunReport(pl.Callback):
         self.run_dir = Path(run_dir)
         self.seconds = self.cpu_seconds = 0.0  # of training, over all resumed parts
         self.record: dict[str, Any] = {}  # what metrics.json holds
+        self.best = (math.inf, 0)  # validation loss, and at which step
         self.units = UNITS
+        self._good = True  # so was the last validation loss, beside the best one
         self._started: tuple[float, float] | None = None  # both clocks
         self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         seconds, cpu_seconds = self._running()
-        return {"seconds": self.seconds + seconds, "cpu_seconds": self.cpu_seconds + cpu_seconds}
+        times = {"seconds": self.seconds + seconds, "cpu_seconds": self.cpu_seconds + cpu_seconds}
+        return times | {"best_loss": self.best[0], "best_step": self.best[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.cpu_seconds = state_dict["seconds"], state_dict.get("cpu_seconds", 0.0)
+        self.best = state_dict.get("best_loss", math.inf), state_dict.get("best_step", 0)
 
     def _running(self) -> tuple[float, float]:
         """Seconds of the clock and of the processor since the training, or this part of it, began."""
@@ -110,8 +119,25 @@ class RunReport(pl.Callback):
             self.draw_learning_curves()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.state.fn != "fit":
+        if trainer.state.fn != "fit":
             self._finish(trainer, pl_module)
+        elif not trainer.sanity_checking and "val/loss" in trainer.callback_metrics:
+            self._watch(float(trainer.callback_metrics["val/loss"]), trainer.global_step)
+
+    @rank_zero_only
+    def _watch(self, loss: float, step: int) -> None:
+        """Warn when a training goes astray: the best model is kept, so its errors alone would not tell."""
+        (best, of), was_good = self.best, self._good
+        if loss < best:
+            self.best = loss, step
+        self._good = loss <= ASTRAY * best and math.isfinite(loss)
+        if was_good and not self._good:
+            before = f", and was {best:.3g} after step {of}" if of else ""
+            warnings.warn(
+                f"the validation loss is {loss:.3g} after step {step}{before}: the training has diverged, or "
+                "learns its data by heart; a lower learning rate or --trainer.gradient_clip_val 10 may help",
+                stacklevel=2,
+            )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pairs = {}
