@@ -167,9 +167,13 @@ def test_errors_are_reached_when_both_stay_small():
 def test_curves_are_drawn(picture, tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "RESULTS", tmp_path)
     training = {"molecule": "ethanol", "labels": "md17", "split": "01", "recipe": "default", "step": [60, 120]}
-    training |= {"energy_mae": [1.0, 0.1], "forces_mae": [2.0, 0.2], "seconds_per_step": 1.0}
+    training |= {"seed": 1, "energy_mae": [1.0, 0.1], "forces_mae": [2.0, 0.2], "seconds_per_step": 1.0}
     rows = {
-        "curves": [training, training | {"molecule": "aspirin", "recipe": "paper"}],
+        "curves": [
+            training,
+            training | {"molecule": "aspirin", "recipe": "paper"},
+            training | {"seed": 2, "step": [1, 2]},
+        ],
         "qm9": [{"molecules": 10**power, "steps": 100, "energy_mae": 1 / power} for power in (3, 4)],
     }
     for name, found in rows.items():
