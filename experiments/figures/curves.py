@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.runs import RESULTS
@@ -53,6 +54,13 @@ def of_ethanol() -> dict[str, dict]:
     return found
 
 
+def plain(axis: Axis) -> None:
+    """Numbers without powers along a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
+
+
 def time(axes: list[Axes]) -> None:
     for name, curve in of_ethanol().items():
         for axis, kind in zip(axes, UNITS, strict=True):
@@ -60,10 +68,8 @@ def time(axes: list[Axes]) -> None:
     for axis, kind in zip(axes, UNITS, strict=True):
         axis.axhline(GOAL[kind], color="gray", linewidth=0.8, label="the paper")
         axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE, {UNITS[kind]}")
-        for scale in (axis.xaxis, axis.yaxis):
-            scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            scale.set_minor_locator(NullLocator())
-            scale.set_major_formatter("{x:g}")
+        plain(axis.xaxis)
+        plain(axis.yaxis)
     axes[-1].legend(fontsize="small")
 
 
@@ -74,6 +80,7 @@ def molecules(axes: list[Axes]) -> None:
         axes[0].plot(*zip(*here, strict=True), "o-", label=f"electronic energy, {steps:,} steps")
     axes[0].plot(*zip(*PUBLISHED.items(), strict=True), "s", color="gray", label="the paper, U0, to convergence")
     axes[0].set(xscale="log", yscale="log", xlabel="training molecules of QM9", ylabel="test MAE, kcal/mol")
+    plain(axes[0].yaxis)
     axes[0].legend()
 
 
