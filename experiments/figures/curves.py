@@ -70,7 +70,8 @@ def time(axes: list[Axes]) -> None:
         axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE, {UNITS[kind]}")
         plain(axis.xaxis)
         plain(axis.yaxis)
-    axes[-1].legend(fontsize="small")
+    lines, labels = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(lines, labels, loc="outside lower center", ncols=2, fontsize="small")
 
 
 def molecules(axes: list[Axes]) -> None:
