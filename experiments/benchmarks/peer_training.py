@@ -69,7 +69,6 @@ def main() -> None:
             loss = ((energy - labels).square().sum() + settings["rho"] * squares) / len(batch.energy)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["trainer"]["gradient_clip_val"])
             optimizer.step()
             schedule.step()
             averaged.update_parameters(model)
