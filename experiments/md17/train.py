@@ -4,7 +4,7 @@ way in curves.json.
     python -m experiments.md17.train FOLDER/ethanol.npz paper
     python -m experiments.md17.train FOLDER/ethanol.npz default --labels rmd17 --split 02 --seed 2
     python -m experiments.md17.train FOLDER/ethanol.npz paper --energies_only
-    python -m experiments.md17.train FOLDER/ethanol.npz default --steps 20000
+    python -m experiments.md17.train FOLDER/ethanol.npz default --steps 150000 --clip 1000
 
 FOLDER holds the molecules in rMD17's layout, old_energies and old_forces included, with the official splits. Goes on
 where it was interrupted. Threads: OMP_NUM_THREADS.
@@ -30,6 +30,8 @@ def arguments(options: argparse.Namespace) -> list[str]:
         given += ["--model.rho", "0"]
     if options.steps:
         given += ["--trainer.max_steps", str(options.steps), "--model.scheduler.init_args.T_max", str(options.steps)]
+    if options.clip:
+        given += ["--trainer.gradient_clip_val", str(options.clip)]
     if options.seed != 1:
         given += ["--seed_everything", str(options.seed)]
     return given
@@ -44,16 +46,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--energies_only", action="store_true")
     parser.add_argument("--steps", type=int, help="other than the recipe's")
+    parser.add_argument("--clip", type=int, help="gradients at this norm, other than the recipe")
     parser.add_argument("--runs", type=Path, default=Path("runs/md17"))
     parser.add_argument("--commit", help="of the code, if it is not this one")
     options = parser.parse_args()
     commit = options.commit or head_commit()  # before hours pass
     changes = [options.labels if options.labels != "md17" else "", "energies" if options.energies_only else ""]
-    changes += [f"{options.steps}steps" if options.steps else ""]
+    changes += [f"{options.steps}steps" if options.steps else "", f"clip{options.clip}" if options.clip else ""]
     changes += ["" if options.split == "01" else options.split, "" if options.seed == 1 else f"seed{options.seed}"]
     name = "-".join([options.path.stem, options.recipe, *filter(None, changes)])
     recipe = options.recipe + (", energies only" if options.energies_only else "")
     recipe += f", {options.steps:,} steps" if options.steps else ""
+    recipe += f", clipped at {options.clip:,}" if options.clip else ""
     metrics = fit(arguments(options), options.runs / name)
     row = {
         "molecule": options.path.stem,
