@@ -98,13 +98,14 @@ def test_recipes_differ_from_their_presets_in_the_training_alone():
 
 
 def test_commands_name_what_was_changed_and_no_folders():
-    changes = {"labels": "rmd17", "split": "02", "energies_only": True, "steps": 10, "seed": 3}
+    changes = {"labels": "rmd17", "split": "02", "energies_only": True, "steps": 10, "clip": 5, "seed": 3}
     options = Namespace(path=Path("/somewhere/else/ethanol.npz"), recipe="default", **changes)
     command = shown(md17.arguments(options), "runs/md17/ethanol")
     assert command == (
         "pygschnet fit -c preset:default -c experiments/md17/default.yaml --data.path ethanol.npz --data.layout rmd17 "
         "--data.train_rows train_02 --data.test_rows test_02 --model.rho 0 --trainer.max_steps 10 "
-        "--model.scheduler.init_args.T_max 10 --seed_everything 3 --run_dir runs/md17/ethanol"
+        "--model.scheduler.init_args.T_max 10 --trainer.gradient_clip_val 5 --seed_everything 3 "
+        "--run_dir runs/md17/ethanol"
     )
 
 
