@@ -20,7 +20,7 @@ FOLDERS = re.compile(r"(?<![\w.])(\.\.)?/([^\s,\[\]]*/)?")
 def fit(arguments: list[str], run: Path) -> dict:
     """`pygschnet fit` with these arguments, or what is left of it; its metrics. What it prints goes to a file."""
     if not (run / "metrics.json").exists():
-        command = [sys.executable, "-m", "pygschnet", "fit", *arguments, "--run_dir", str(run), "--ckpt_path", "auto"]
+        command = [sys.executable, "-m", "pygschnet", "fit", "--ckpt_path", "auto", *arguments, "--run_dir", str(run)]
         run.parent.mkdir(parents=True, exist_ok=True)
         with open(f"{run}.log", "a") as log:
             ended = subprocess.run([*command, "--trainer.enable_progress_bar", "false"], stdout=log, stderr=log)
