@@ -244,6 +244,19 @@ def trials() -> str:
     return markdown(("trial", "steps", "energy", "forces", "minutes", "changed"), rows)
 
 
+def runaway() -> str:
+    rows = (
+        [
+            f"{row['beta2']:g}",
+            f"{row['clip']:,}" if row["clip"] else NONE,
+            f"{row['median_loss']:.3g}",
+            f"{row['largest_loss']:.1e}",
+        ]
+        for row in sorted(read("runaway")["rows"], key=lambda row: (-row["beta2"], -row["clip"], row["noise"]))
+    )
+    return markdown(("β₂", "gradients clipped at", "median loss", "largest loss"), rows)
+
+
 def changes(command: str) -> str:
     """What a trial adds to the recipe, without what all of them have."""
     added = command.partition("--trainer.limit_test_batches 0")[2].partition("--run_dir")[0]
@@ -287,7 +300,20 @@ def _gamma(net: dict) -> str:
 
 TABLES = {
     function.__name__: function
-    for function in (comparison, speed, scaling, md17, accuracy, time, trials, qm9, conformation, surrogate, presets)
+    for function in (
+        comparison,
+        speed,
+        scaling,
+        md17,
+        accuracy,
+        time,
+        trials,
+        runaway,
+        qm9,
+        conformation,
+        surrogate,
+        presets,
+    )
 }
 
 

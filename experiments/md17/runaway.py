@@ -85,8 +85,8 @@ def main() -> None:
             fit(arguments, run)
             found = torch.tensor(json.loads(losses.read_text()))
             row = {"beta2": beta2, "clip": clip or 0, "noise": noise, "from": begin, "steps": len(found)}
-            row |= {"times": options.times, "median_loss": round(found.median().item(), 3)}
-            row |= {"largest_loss": float(f"{found.max().item():.3g}"), "commit": commit}
+            median, largest = (float(f"{loss:.3g}") for loss in (found.median(), found.max()))
+            row |= {"times": options.times, "median_loss": median, "largest_loss": largest, "commit": commit}
             write_row(RESULTS / "runaway.json", row, KEY)
             print(row, flush=True)
 
