@@ -3,6 +3,7 @@
 from pygschnet.training.module import AtomisticModule, energy_forces_loss, molecule_losses
 from pygschnet.training.report import RunReport
 from pygschnet.training.resume import Checkpoints
+from pygschnet.training.rewind import Rewind
 from pygschnet.training.schedules import ContinuousDecay, CosineDecay
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Checkpoints",
     "ContinuousDecay",
     "CosineDecay",
+    "Rewind",
     "RunReport",
     "energy_forces_loss",
     "molecule_losses",
