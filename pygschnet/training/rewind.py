@@ -1,11 +1,11 @@
 """Trainings that run away, and how they go on."""
 
 import math
-import warnings
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -31,7 +31,7 @@ class Rewind(pl.Callback):
 
     def __init__(self, factor: float = 100.0, every: int = 1000):
         self.factor, self.every = factor, every
-        self.square = 0.0  # the mean squared norm
+        self.square, self.seen = 0.0, 0  # the mean squared norm, of so many
         self.step = 0  # of what is kept
         self.kept: list[Tensor] = []
 
@@ -42,10 +42,9 @@ class Rewind(pl.Callback):
         parameters = [weights for weights in pl_module.parameters() if weights.grad is not None]
         norm, usual = float(get_total_norm([weights.grad for weights in parameters])), math.sqrt(self.square)
         if self.kept and not norm <= self.factor * usual:
-            warnings.warn(
+            rank_zero_warn(
                 f"the training has run away: at step {trainer.global_step} the gradient's norm is {norm:.3g}, where "
-                f"{usual:.3g} is usual; it goes on with the weights of step {self.step}",
-                stacklevel=2,
+                f"{usual:.3g} is usual; it goes on with the weights of step {self.step}"
             )
             with torch.no_grad():
                 for tensor, kept in zip(state(pl_module, optimizer), self.kept, strict=True):
@@ -56,16 +55,16 @@ class Rewind(pl.Callback):
         if norm <= usual and trainer.global_step >= self.step + self.every:
             self.kept = [tensor.detach().clone() for tensor in state(pl_module, optimizer)]
             self.step = trainer.global_step
-        if math.isfinite(norm):
-            self.square += (norm**2 - self.square) / min(trainer.global_step + 1, MEMORY)
+        self.seen += 1
+        self.square += (norm**2 - self.square) / min(self.seen, MEMORY)
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
-        return {"square": self.square, "step": self.step, "kept": self.kept}
+        return {name: getattr(self, name) for name in ("square", "seen", "step", "kept")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
-        self.square, self.step, self.kept = (state_dict[name] for name in ("square", "step", "kept"))
+        vars(self).update(state_dict)
 
 
 def state(module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> list[Tensor]:
