@@ -1,7 +1,7 @@
 """Which Adam keeps a training from running away: one is continued from a checkpoint, with a larger learning rate.
 
     pygschnet fit -c preset:default -c experiments/md17/default.yaml --data.path FOLDER/benzene.npz \\
-        --model.optimizer.init_args.betas '[0.9, 0.999]' --trainer.gradient_clip_val 1000 --trainer.max_steps 38000 \\
+        --model.scheduler.init_args.T_max 150000 --trainer.gradient_clip_val 1000 --trainer.max_steps 38000 \\
         --run_dir runs/md17/benzene-38000
     python -m experiments.md17.runaway FOLDER/benzene.npz runs/md17/benzene-38000/checkpoints/last.ckpt
 
@@ -78,10 +78,9 @@ def main() -> None:
             arguments += ["--data.path", str(options.path), "--ckpt_path", str(options.checkpoint)]
             arguments += ["--allow_changes", "true", "--trainer.max_steps", str(begin + options.steps)]
             arguments += ["--trainer.gradient_clip_val", str(clip or "null"), "--trainer.limit_test_batches", "0"]
-            arguments += ["--trainer.callbacks+=experiments.md17.runaway.Disturbed"]
-            changed = {"out": losses, "times": options.times, "beta2": beta2, "noise": noise}
-            for name, value in changed.items():
-                arguments += [f"--trainer.callbacks.{name}", str(value)]
+            changed = {"out": str(losses), "times": options.times, "beta2": beta2, "noise": noise}
+            disturbed = {"class_path": "experiments.md17.runaway.Disturbed", "init_args": changed}
+            arguments += ["--trainer.callbacks", json.dumps([disturbed])]  # and not those of the recipe
             fit(arguments, run)
             found = torch.tensor(json.loads(losses.read_text()))
             row = {"beta2": beta2, "clip": clip or 0, "noise": noise, "from": begin, "steps": len(found)}

@@ -135,8 +135,8 @@ class RunReport(pl.Callback):
             before = f", and was {best:.3g} after step {of}" if of else ""
             warnings.warn(
                 f"the validation loss is {loss:.3g} after step {step}{before}: the training has diverged, or "
-                "learns its data by heart; a lower learning rate, Adam's betas at [0.9, 0.95] or "
-                "--trainer.gradient_clip_val 10 may help",
+                "learns its data by heart; a lower learning rate, --trainer.gradient_clip_val 10 "
+                "or --trainer.callbacks+=pygschnet.training.Rewind may help",
                 stacklevel=2,
             )
 
