@@ -17,9 +17,10 @@ class Rewind(pl.Callback):
     """Goes back to where all was well when a training runs away.
 
     Near the largest learning rate that a network bears, a loss may rise by orders of magnitude within a few steps, and
-    Adam then takes long to come back, if ever. Weights, averages and the optimiser's moments become those of up to
-    `every` steps ago, and the step is left out; batches and learning rate go on, so that the training takes another
-    way. Where nothing runs away nothing is changed. A resumed training does what one without interruption does.
+    Adam then takes long to come back, if ever. Weights, averages and the optimiser's moments become those kept last,
+    and the step is left out; batches and learning rate go on, so that the training takes another way. Where
+    nothing runs away nothing is changed. A resumed training does what one without interruption does. The norm is asked
+    for at every step, for which a GPU is waited for; not for precision 16-mixed, where infinite gradients are usual.
 
     Args:
         factor: a training has run away once the norm of a gradient, not clipped, is that many times the root mean
@@ -39,7 +40,7 @@ class Rewind(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Look at the gradient, the same in all processes; go back, or keep what is there."""
-        parameters = [weights for weights in pl_module.parameters() if weights.grad is not None]
+        parameters = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
         norm, usual = float(get_total_norm([weights.grad for weights in parameters])), math.sqrt(self.square)
         if self.kept and not norm <= self.factor * usual:
             rank_zero_warn(
