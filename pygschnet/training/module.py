@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,32 +24,40 @@ from pygschnet.ranks import rank_and_number, sum_over_ranks
 from pygschnet.representations import Representation
 from pygschnet.training.schedules import ContinuousDecay
 
+Loss = Literal["squared", "absolute"]
+
 
 def molecule_losses(
-    prediction: Prediction, data: Data, rho: float, energy_weight: float = 1.0
+    prediction: Prediction, data: Data, rho: float, energy_weight: float = 1.0, loss: Loss = "squared"
 ) -> Float[Tensor, "molecules"]:
-    """ℓ = w ‖E − Ê‖² + (ρ/n) Σ_i ‖F_i − F̂_i‖² of every molecule, in eV².
+    """ℓ = w ‖E − Ê‖² + (ρ/n) Σ_i ‖F_i − F̂_i‖² of every molecule, or the same without squares.
 
     Args:
         prediction: of the model.
         data: with the labels `energy` and, for ρ > 0, `forces`.
-        rho: ρ in Å²; 0 leaves the forces out.
+        rho: ρ in Å², without squares in Å; 0 leaves the forces out.
         energy_weight: w; 0 trains on forces only.
+        loss: "squared", in eV²; or "absolute", ℓ = w |E − Ê| + (ρ/n) Σ_i ‖F_i − F̂_i‖ in eV, which weighs large
+            errors less.
 
-    Source: arXiv:1706.08566, Eq. 5.
+    Source: arXiv:1706.08566, Eq. 5; arXiv:2106.08903 for norms of force errors without squares.
     """
-    loss = energy_weight * (prediction.energy - data.energy).square()
+    energies = prediction.energy - data.energy
+    losses = energy_weight * (energies.square() if loss == "squared" else energies.abs())
     if rho > 0:
         batch, molecules = molecule_index(data)
-        squares = (prediction.forces - data.forces).square().sum(-1)
+        forces = prediction.forces - data.forces
+        errors = forces.square().sum(-1) if loss == "squared" else torch.linalg.vector_norm(forces, dim=-1)
         atoms = torch.bincount(batch, minlength=molecules)
-        loss = loss + rho * squares.new_zeros(molecules).index_add(0, batch, squares) / atoms
-    return loss
+        losses = losses + rho * errors.new_zeros(molecules).index_add(0, batch, errors) / atoms
+    return losses
 
 
-def energy_forces_loss(prediction: Prediction, data: Data, rho: float, energy_weight: float = 1.0) -> Float[Tensor, ""]:
+def energy_forces_loss(
+    prediction: Prediction, data: Data, rho: float, energy_weight: float = 1.0, loss: Loss = "squared"
+) -> Float[Tensor, ""]:
     """The mean of `molecule_losses` over the molecules."""
-    return molecule_losses(prediction, data, rho, energy_weight).mean()
+    return molecule_losses(prediction, data, rho, energy_weight, loss).mean()
 
 
 class AtomisticModule(LightningModule):
@@ -71,6 +79,7 @@ class AtomisticModule(LightningModule):
         property_weights: weights of their squared errors, measured in standard deviations of the training data (of
             vectors the root mean square of their components, of tensors that without the mean of a third of their
             traces), against the energies' in eV²; 1 where none is given.
+        loss: "squared" errors of energies and forces, as in the paper, or "absolute" ones, with ρ in Å.
     """
 
     property_scales: Float[Tensor, "properties"]
@@ -86,6 +95,7 @@ class AtomisticModule(LightningModule):
         energy_weight: float = 1.0,
         properties: dict[str, Head] | None = None,
         property_weights: dict[str, float] | None = None,
+        loss: Loss = "squared",
     ):
         super().__init__()
         if rho < 0:
@@ -103,7 +113,7 @@ class AtomisticModule(LightningModule):
         # standard deviations of the properties in the training data
         self.register_buffer("property_scales", torch.ones(len(self.property_weights), dtype=torch.float64))
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
-        self.rho, self.energy_weight, self.ema_decay = rho, energy_weight, ema_decay
+        self.rho, self.energy_weight, self.loss, self.ema_decay = rho, energy_weight, loss, ema_decay
         self.optimizer, self.scheduler = optimizer, scheduler
         self._average: Callable[..., None] = get_ema_multi_avg_fn(ema_decay)
         stages = ("val", "test", "test_without_ema")
@@ -149,7 +159,7 @@ class AtomisticModule(LightningModule):
 
     def losses(self, prediction: Prediction, data: Data) -> Float[Tensor, "molecules"]:
         """The loss of every molecule: `molecule_losses`, and the squared errors of the other properties."""
-        losses = molecule_losses(prediction, data, self.rho, self.energy_weight)
+        losses = molecule_losses(prediction, data, self.rho, self.energy_weight, self.loss)
         labels = self.model.labels(data)
         for (name, weight), scale in zip(self.property_weights.items(), self.property_scales, strict=True):
             squares = ((prediction.properties[name] - labels[name]) / scale).square()
