@@ -1,5 +1,6 @@
 """The loss, the averages, the schedule, and that training trains."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -70,10 +71,21 @@ def test_loss_by_hand():
     )
     forces = torch.tensor([[0.0, 0, 0], [0, 0, 0], [3.0, 0, 4.0]])
     prediction = Prediction(torch.tensor([1.5, 3.0]), forces, None, torch.zeros(3))
-    energy_terms, force_terms = (0.25, 4.0), (9 / 1, 25 / 2)
-    for rho in (0.0, 0.01, 100.0):
-        expected = sum(e + rho * f for e, f in zip(energy_terms, force_terms, strict=True)) / 2
-        assert energy_forces_loss(prediction, data, rho).item() == pytest.approx(expected)
+    terms = {"squared": ((0.25, 4.0), (9 / 1, 25 / 2)), "absolute": ((0.5, 2.0), (3 / 1, 5 / 2))}
+    for rho, weight, loss in itertools.product((0.0, 0.01, 100.0), (0.0, 1.0, 3.0), terms):
+        expected = sum(weight * e + rho * f for e, f in zip(*terms[loss], strict=True)) / 2
+        assert energy_forces_loss(prediction, data, rho, weight, loss).item() == pytest.approx(expected)
+
+
+def test_absolute_losses_have_gradients_of_equal_size_and_none_where_errors_are_zero():
+    data = Data(energy=torch.tensor([1.0]), forces=torch.zeros(3, 3), pos=torch.zeros(3, 3))
+    for energy, slope in ((-4.0, -1.0), (1.0, 0.0), (1.5, 1.0)):
+        energies = torch.tensor([energy], requires_grad=True)
+        forces = torch.tensor([[0.0, 0, 0], [3.0, 0, 4.0], [0, 3e-4, 4e-4]], requires_grad=True)
+        prediction = Prediction(energies, forces, None, torch.zeros(3))
+        energy_forces_loss(prediction, data, 6.0, loss="absolute").backward()
+        assert energies.grad.item() == slope
+        torch.testing.assert_close(forces.grad, torch.tensor([[0.0, 0, 0], [1.2, 0, 1.6], [0, 1.2, 1.6]]))
 
 
 def test_loss_without_forces_asks_for_none():
@@ -213,8 +225,11 @@ def test_a_fitted_head_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("rho", [0.0, 100.0])
-def test_it_can_learn_ten_frames_by_heart(rho, tmp_path):
-    module, frames = small(rho=rho, optimizer=lambda p: torch.optim.Adam(p, 5e-3), scheduler=constant), labelled(10)
+@pytest.mark.parametrize("loss", ["squared", "absolute"])
+def test_it_can_learn_ten_frames_by_heart(rho, loss, tmp_path):
+    schedule = constant if loss == "squared" else lambda o: CosineDecay(o, 600)  # steps that do not shrink by themselves
+    module = small(rho=rho, loss=loss, optimizer=lambda p: torch.optim.Adam(p, 5e-3), scheduler=schedule)
+    frames = labelled(10)
     batch = Batch.from_data_list(frames)
     run = trainer(tmp_path, max_steps=600)
     module.model.head.fit(*concatenate(frames))

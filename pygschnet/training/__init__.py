@@ -5,8 +5,10 @@ from pygschnet.training.report import RunReport
 from pygschnet.training.resume import Checkpoints
 from pygschnet.training.rewind import Rewind
 from pygschnet.training.schedules import ContinuousDecay, CosineDecay
+from pygschnet.training.soap import SOAP
 
 __all__ = [
+    "SOAP",
     "AtomisticModule",
     "Checkpoints",
     "ContinuousDecay",

@@ -76,7 +76,7 @@ class RunReport(pl.Callback):
         self.seconds = self.cpu_seconds = 0.0  # of training, over all resumed parts
         self.record: dict[str, Any] = {}  # what metrics.json holds
         self.best = (math.inf, 0)  # validation loss, and at which step
-        self.units = UNITS
+        self.units, self.loss_unit = UNITS, "eV²"
         self._good = True  # so was the last validation loss, beside the best one
         self._started: tuple[float, float] | None = None  # both clocks
         self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -97,6 +97,7 @@ class RunReport(pl.Callback):
         return time.monotonic() - self._started[0], time.process_time() - self._started[1]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.loss_unit = "eV" if getattr(pl_module, "loss", None) == "absolute" else "eV²"
         if isinstance(trainer.datamodule, RecordedData):
             self.units = UNITS | trainer.datamodule.label_units()
 
@@ -182,7 +183,7 @@ class RunReport(pl.Callback):
             points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
             if points:
                 curves[name] = tuple(np.array(points).T)
-                units[name] = unit
+                units[name] = self.loss_unit if key == "train/loss" else unit
         if curves:
             plot_learning_curves(curves, units, self.run_dir / "learning_curves.png")
 
