@@ -9,6 +9,7 @@ is that of the steps alone, on one thread, without validation, logs and checkpoi
 import argparse
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +19,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import pygschnet
 from experiments.benchmarks.contender import schnetpack_inputs, schnetpack_model
 from experiments.runs import RESULTS, head_commit, write_row
+from pygschnet import Prediction
 from pygschnet.datasets import MD17
+from pygschnet.training import energy_forces_loss
 from pygschnet.units import unit_factor
 from tests.patterns import schnetpack_names
 
@@ -54,7 +57,9 @@ def main() -> None:
     data.setup("fit")
     model = start()
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings["ema_decay"]))
-    optimizer = torch.optim.Adam(model.parameters(), **settings["optimizer"]["init_args"])
+    optimizer = resolve_name(settings["optimizer"]["class_path"])(
+        model.parameters(), **settings["optimizer"]["init_args"]
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options.steps)
     offset = torch.cat([batch.energy for batch in data.train_dataloader()]).mean()
     batches = data.train_dataloader()  # one for all epochs: each new one would begin with the order of the first
@@ -64,9 +69,8 @@ def main() -> None:
         for batch in batches:
             begin = time.process_time()
             energy, forces = predict(model, batch, training=True)
-            squares = (forces - batch.forces).square().sum() * len(batch.energy) / len(batch.z)  # all of one size
-            labels = (batch.energy - offset).float()
-            loss = ((energy - labels).square().sum() + settings["rho"] * squares) / len(batch.energy)
+            prediction = Prediction(energy + offset, forces, None, batch.z)
+            loss = energy_forces_loss(prediction, batch, settings["rho"], loss=settings["loss"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,7 +1,8 @@
 """Which Adam keeps a training from running away: one is continued from a checkpoint, with a larger learning rate.
 
-    pygschnet fit -c preset:default -c experiments/md17/default.yaml --data.path FOLDER/benzene.npz \\
-        --model.scheduler.init_args.T_max 150000 --trainer.gradient_clip_val 1000 --trainer.max_steps 38000 \\
+    pygschnet fit -c preset:default -c experiments/md17/default.yaml -c experiments/md17/adam.yaml \\
+        --data.path FOLDER/benzene.npz --trainer.max_steps 38000 \\
+        --model.scheduler.init_args.T_max 150000 --trainer.gradient_clip_val 1000 \\
         --run_dir runs/md17/benzene-38000
     python -m experiments.md17.runaway FOLDER/benzene.npz runs/md17/benzene-38000/checkpoints/last.ckpt
 
@@ -74,7 +75,7 @@ def main() -> None:
         for beta2, clip in TRIED:
             run = options.runs / f"{beta2}-{clip}-{noise}"
             losses = options.runs / f"{run.name}.json"
-            arguments = ["-c", "preset:default", "-c", "experiments/md17/default.yaml"]
+            arguments = ["-c", "preset:default", "-c", "experiments/md17/default.yaml", "-c", "experiments/md17/adam.yaml"]
             arguments += ["--data.path", str(options.path), "--ckpt_path", str(options.checkpoint)]
             arguments += ["--allow_changes", "true", "--trainer.max_steps", str(begin + options.steps)]
             arguments += ["--trainer.gradient_clip_val", str(clip or "null"), "--trainer.limit_test_batches", "0"]
