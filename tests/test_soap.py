@@ -53,7 +53,7 @@ def test_vectors_are_left_to_adam():
 
 
 def by_the_book(weights, gradients, lr, betas, every, memory, eps=1e-8):
-    """arXiv:2409.11321, Algorithm 3, of one matrix, as it stands there: the mean gradient is not kept along the axes."""
+    """arXiv:2409.11321, Algorithm 3, of one matrix, as it stands there, with the mean gradient not kept along axes."""
     (rows, columns), mean, square = weights.shape, torch.zeros_like(weights), torch.zeros_like(weights)
     left, right = weights.new_zeros(rows, rows), weights.new_zeros(columns, columns)
     axes = torch.eye(rows).to(weights), torch.eye(columns).to(weights)

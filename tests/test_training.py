@@ -227,7 +227,7 @@ def test_a_fitted_head_is_left_alone(tmp_path):
 @pytest.mark.parametrize("rho", [0.0, 100.0])
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
 def test_it_can_learn_ten_frames_by_heart(rho, loss, tmp_path):
-    schedule = constant if loss == "squared" else lambda o: CosineDecay(o, 600)  # steps that do not shrink by themselves
+    schedule = {"squared": constant, "absolute": lambda o: CosineDecay(o, 600)}[loss]  # whose gradients do not shrink
     module = small(rho=rho, loss=loss, optimizer=lambda p: torch.optim.Adam(p, 5e-3), scheduler=schedule)
     frames = labelled(10)
     batch = Batch.from_data_list(frames)

@@ -75,7 +75,8 @@ def main() -> None:
         for beta2, clip in TRIED:
             run = options.runs / f"{beta2}-{clip}-{noise}"
             losses = options.runs / f"{run.name}.json"
-            arguments = ["-c", "preset:default", "-c", "experiments/md17/default.yaml", "-c", "experiments/md17/adam.yaml"]
+            arguments = ["-c", "preset:default", "-c", "experiments/md17/default.yaml"]
+            arguments += ["-c", "experiments/md17/adam.yaml"]
             arguments += ["--data.path", str(options.path), "--ckpt_path", str(options.checkpoint)]
             arguments += ["--allow_changes", "true", "--trainer.max_steps", str(begin + options.steps)]
             arguments += ["--trainer.gradient_clip_val", str(clip or "null"), "--trainer.limit_test_batches", "0"]

@@ -53,7 +53,7 @@ class SOAP(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step. Weights without gradients stay, unless others of their shape have some: theirs are taken to be zero."""
+        """One step. Weights without gradients stay; where others of their shape have some, theirs are taken to be 0."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
