@@ -9,6 +9,7 @@ What stands between `<!-- table NAME -->` and `<!-- end -->` is written by this 
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -231,13 +232,16 @@ def time() -> str:
 
 
 def trials() -> str:
+    from experiments.md17.trials import trials as listed_trials
+
+    flags = {trial[:3]: trial[3] for trial in listed_trials()}
     rows = (
         [
             f"{row['trial']}, {row['molecule']}",
             f"{row['steps']:,}",
             *errors([row]).split(" / "),
             minutes([row]),
-            f"`{changes(row['command'])}`",
+            f"`{changes(flags[row['trial'], row['molecule'], row['steps']])}`",
         ]
         for row in sorted(read("trials")["rows"], key=lambda row: (row["steps"], row["forces_mae"]))
     )
@@ -257,10 +261,10 @@ def runaway() -> str:
     return markdown(("β₂", "gradients clipped at", "median loss", "largest loss"), rows)
 
 
-def changes(command: str) -> str:
-    """What a trial adds to the recipe, without what all of them have."""
-    added = command.partition("--trainer.limit_test_batches 0")[2].partition("--run_dir")[0]
-    return added.replace("model.representation.init_args.", "").replace("model.optimizer.init_args.", "").strip() or "–"
+def changes(flags: list[str]) -> str:
+    """What a trial changes of the recipe."""
+    text = shlex.join(flags).replace("-c experiments/md17/", "-c ").replace("model.representation.init_args.", "")
+    return text.replace("model.optimizer.init_args.", "") or NONE
 
 
 @cache  # building the models takes a while, and two pages may show them
