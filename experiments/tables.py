@@ -248,19 +248,6 @@ def trials() -> str:
     return markdown(("trial", "steps", "energy", "forces", "minutes", "changed"), rows)
 
 
-def runaway() -> str:
-    rows = (
-        [
-            f"{row['beta2']:g}",
-            f"{row['clip']:,}" if row["clip"] else NONE,
-            f"{row['median_loss']:.3g}",
-            f"{row['largest_loss']:.1e}",
-        ]
-        for row in sorted(read("runaway")["rows"], key=lambda row: (-row["beta2"], -row["clip"], row["noise"]))
-    )
-    return markdown(("β₂", "gradients clipped at", "median loss", "largest loss"), rows)
-
-
 def changes(flags: list[str]) -> str:
     """What a trial changes of the recipe."""
     text = shlex.join(flags).replace("-c experiments/md17/", "-c ").replace("model.representation.init_args.", "")
@@ -302,7 +289,7 @@ def _gamma(net: dict) -> str:
     return "1/(2Δ²)" if net["gamma"] is None else f"{net['gamma']:g} Å⁻²"
 
 
-ALL = (comparison, speed, scaling, md17, accuracy, time, trials, runaway, qm9, conformation, surrogate, presets)
+ALL = (comparison, speed, scaling, md17, accuracy, time, trials, qm9, conformation, surrogate, presets)
 TABLES = {function.__name__: function for function in ALL}
 
 

@@ -109,29 +109,6 @@ def test_commands_name_what_was_changed_and_no_folders():
     )
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_what_may_run_away_goes_on_faster_and_from_elsewhere(pygschnet_command, monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    short = "-c preset:default -c experiments/sample.yaml --data.train 8 --data.val 2 --data.test 2 --data.batch_size 8"
-    short += " --trainer.val_check_interval 1 --trainer.enable_progress_bar false"
-    pygschnet_command("fit", *short.split(), "--trainer.max_steps", "1", "--run_dir", f"{tmp_path}/first")
-    short += f" --ckpt_path {tmp_path}/first/checkpoints/last.ckpt --allow_changes true --trainer.max_steps 3"
-    short += " --trainer.callbacks+=experiments.md17.runaway.Disturbed"
-    ended = {}
-    for name, times, beta2, noise in (("same", 1, 0.999, 0), ("faster", 2.5, 0.95, 0), ("elsewhere", 1, 0.999, 1)):
-        changed = {"out": tmp_path / name, "times": times, "beta2": beta2, "noise": noise}
-        flags = [f"--trainer.callbacks.{key}={value}" for key, value in changed.items()]
-        pygschnet_command("fit", *short.split(), *flags, "--run_dir", f"{tmp_path}/run_{name}")
-        state = torch.load(tmp_path / f"run_{name}/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
-        ended[name] = state["param_groups"][0] | {"losses": json.loads((tmp_path / name).read_text())}
-    same, faster, elsewhere = ended["same"], ended["faster"], ended["elsewhere"]
-    assert faster["lr"] == pytest.approx(2.5 * same["lr"]) and elsewhere["lr"] == same["lr"] > 0
-    assert faster["betas"] == (0.9, 0.95) and same["betas"] == (0.9, 0.999)
-    assert [len(each["losses"]) for each in ended.values()] == [2, 2, 2]
-    assert faster["losses"][0] == same["losses"][0] and faster["losses"][1] != same["losses"][1]
-    assert elsewhere["losses"][0] != same["losses"][0] == pytest.approx(elsewhere["losses"][0], rel=1e-2)
-
-
 def test_lists_of_files_lose_their_folders_too():
     command = shown(["-c", "experiments/a.yaml", "--data.path", "[/some/a.xyz, ../where/b.xyz, data/c.xyz]"], "runs/a")
     assert "'[a.xyz, b.xyz, data/c.xyz]'" in command and "-c experiments/a.yaml" in command
