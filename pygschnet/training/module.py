@@ -40,7 +40,7 @@ def molecule_losses(
         loss: "squared", in eV²; or "absolute", ℓ = w |E − Ê| + (ρ/n) Σ_i ‖F_i − F̂_i‖ in eV, which weighs large
             errors less.
 
-    Source: arXiv:1706.08566, Eq. 5; arXiv:2106.08903 for norms of force errors without squares.
+    Source: arXiv:1706.08566, Eq. 5; norms of force errors without squares are the loss "l2mae" of fairchem.
     """
     energies = prediction.energy - data.energy
     losses = energy_weight * (energies.square() if loss == "squared" else energies.abs())
