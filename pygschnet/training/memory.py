@@ -14,7 +14,7 @@ PER_PAIR = 40
 """Numbers kept per pair of neighbours."""
 
 PER_WEIGHT = 5
-"""Numbers per weight: itself, its average, its gradient, and the two moments of Adam."""
+"""Numbers per weight: itself, its average, its gradient, and the two moments of Adam; SOAP has about four more."""
 
 
 def training_megabytes(model: AtomisticModel, atoms: float, pairs: float) -> float | None:
