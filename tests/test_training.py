@@ -78,7 +78,7 @@ def test_loss_by_hand():
 
 
 def test_absolute_losses_have_gradients_of_equal_size_and_none_where_errors_are_zero():
-    data = Data(energy=torch.tensor([1.0]), forces=torch.zeros(3, 3), pos=torch.zeros(3, 3))
+    data = Data(z=torch.ones(3).long(), energy=torch.tensor([1.0]), forces=torch.zeros(3, 3), pos=torch.zeros(3, 3))
     for energy, slope in ((-4.0, -1.0), (1.0, 0.0), (1.5, 1.0)):
         energies = torch.tensor([energy], requires_grad=True)
         forces = torch.tensor([[0.0, 0, 0], [3.0, 0, 4.0], [0, 3e-4, 4e-4]], requires_grad=True)
