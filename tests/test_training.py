@@ -417,3 +417,17 @@ def test_a_model_that_has_not_seen_the_element(tmp_path):
     module.averaged.load_state_dict(module.model.state_dict())
     with pytest.raises(InputError, match="not been trained on O"):
         trainer(tmp_path, max_steps=1).fit(module, loaders(frames)[0])
+
+
+@pytest.mark.parametrize(("loss", "unit"), [("squared", "eV²"), ("absolute", "eV")])
+def test_learning_curves_have_the_unit_of_the_loss(loss, unit, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "pygschnet.training.report.plot_learning_curves", lambda curves, units, path: drawn.update(units)
+    )
+    (tmp_path / "logs" / "version_0").mkdir(parents=True)
+    (tmp_path / "logs" / "version_0" / "metrics.csv").write_text("step,train/loss,val/energy_mae\n1,0.5,\n2,,0.25\n")
+    report = RunReport(tmp_path)
+    report.setup(trainer(tmp_path, max_steps=1), small(loss=loss), "fit")
+    report.draw_learning_curves()
+    assert drawn == {"training loss": unit, "validation energy MAE": "eV"}

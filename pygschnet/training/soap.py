@@ -18,8 +18,7 @@ class SOAP(torch.optim.Optimizer):
     along others. SOAP keeps the means of G Gᵀ and Gᵀ G over the steps for every matrix with gradient G, and is Adam
     for Q_Lᵀ G Q_R, where Q_L and Q_R have their eigenvectors as columns. Vectors are left to Adam.
 
-    Matrices of one shape are worked on together. What the eigenvectors follow, and how often, costs little in accuracy
-    and much in time, hence `every`.
+    Matrices of one shape are worked on together.
 
     Args:
         params: weights, or groups of them.
