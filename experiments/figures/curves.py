@@ -67,7 +67,7 @@ def time(axes: list[Axes]) -> None:
             axis.plot(minutes(curve), curve[kind], label=name)
     for axis, kind in zip(axes, UNITS, strict=True):
         axis.axhline(GOAL[kind], color="gray", linewidth=0.8, label="the paper")
-        axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE, {UNITS[kind]}")
+        axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE,\n{UNITS[kind]}")
         plain(axis.xaxis)
         plain(axis.yaxis)
     lines, labels = axes[0].get_legend_handles_labels()
