@@ -1,11 +1,11 @@
 """Adam along the principal axes of the gradients."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from pygschnet.errors import InputError
 
@@ -58,13 +58,12 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weights in _by_shape(group["params"]):
-                self._descend(weights, **group)
+            self._descend(list(_by_shape(group["params"])), **group)
         return loss
 
     def _descend(
         self,
-        weights: list[Tensor],
+        shapes: list[list[Tensor]],
         lr: float,
         betas: tuple[float, float],
         every: int,
@@ -72,33 +71,54 @@ class SOAP(torch.optim.Optimizer):
         eps: float,
         **_: Any,
     ) -> None:
-        """Move weights of one shape; the first of them has the state of all."""
-        found = (torch.zeros_like(each) if each.grad is None else each.grad for each in weights)
-        gradients = torch.stack(list(found))  # [weights, rows, columns] or [weights, length]
-        state = self.state[weights[0]]
+        """Move weights; the first of a shape has the state of all."""
+        gradients = [_stacked_gradients(weights) for weights in shapes]
+        states = [self._state_of(weights[0], each) for weights, each in zip(shapes, gradients, strict=True)]
+        moves = [torch.zeros_like(each) for each in gradients]
+        adam(
+            moves,
+            [_onto_axes(state, each) for state, each in zip(states, gradients, strict=True)],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"] for state in states],
+            fused=all(each.device.type == "cpu" for each in gradients),
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=lr,
+            weight_decay=0.0,
+            eps=eps,
+            maximize=False,
+        )
+        for weights, state, each, move in zip(shapes, states, gradients, moves, strict=True):
+            torch._foreach_add_(weights, list(_from_axes(state, move).unbind()))
+            step = int(state["step"])
+            if "left" in state and step % max(every // 4, 1) == 0:
+                state["left"].lerp_(each @ each.mT, 1 - memory)
+                state["right"].lerp_(each.mT @ each, 1 - memory)
+            if "left" in state and step % every == 0:
+                mean = _from_axes(state, state["mean"])
+                for side in ("left", "right"):
+                    state[f"{side}_axes"] = torch.linalg.qr(state[side] @ state[f"{side}_axes"])[0].contiguous()
+                state["mean"] = _onto_axes(state, mean)
+
+    def _state_of(self, first: Tensor, gradients: Tensor) -> dict[str, Tensor]:
+        """Of weights that are one stack, made when it is first asked for."""
+        state = self.state[first]
         if not state:
             state |= {"step": torch.zeros(()), "mean": torch.zeros_like(gradients)}
             state["square"] = torch.zeros_like(gradients)
             if gradients.dim() == 3 and min(gradients.shape[1:]) > 1:
                 for side, length in zip(("left", "right"), gradients.shape[1:], strict=True):
-                    state[side] = gradients.new_zeros(len(weights), length, length)
+                    state[side] = gradients.new_zeros(len(gradients), length, length)
                     state[f"{side}_axes"] = torch.eye(length).to(gradients).expand_as(state[side]).clone()
-        state["step"] += 1
-        step = int(state["step"])
-        along = _onto_axes(state, gradients)
-        state["mean"].lerp_(along, 1 - betas[0])
-        state["square"].mul_(betas[1]).addcmul_(along, along, value=1 - betas[1])
-        size = state["square"].sqrt().div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
-        moves = _from_axes(state, state["mean"] / size)
-        torch._foreach_add_(weights, list(moves.unbind()), alpha=-lr / (1 - betas[0] ** step))
-        if "left" in state and step % max(every // 4, 1) == 0:
-            state["left"].lerp_(gradients @ gradients.mT, 1 - memory)
-            state["right"].lerp_(gradients.mT @ gradients, 1 - memory)
-        if "left" in state and step % every == 0:
-            mean = _from_axes(state, state["mean"])
-            for side in ("left", "right"):
-                state[f"{side}_axes"] = torch.linalg.qr(state[side] @ state[f"{side}_axes"])[0].contiguous()
-            state["mean"] = _onto_axes(state, mean)
+        return state
+
+
+def _stacked_gradients(weights: list[Tensor]) -> Tensor:
+    """Of weights of one shape, [weights, rows, columns] or [weights, length]."""
+    return torch.stack([torch.zeros_like(each) if each.grad is None else each.grad for each in weights])
 
 
 def _by_shape(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
