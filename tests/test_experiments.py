@@ -58,7 +58,6 @@ def test_the_configuration_of_iso17_trains(iso17, flags, tested, pygschnet_comma
 SHARED_SETTINGS = "experiments/conformation/train.yaml"
 TRAININGS = [
     ["-c", "preset:paper", "-c", "experiments/md17/paper.yaml"],
-    ["-c", "preset:default", "-c", "experiments/md17/default.yaml"],
     ["-c", "experiments/qm9/electronic_energy.yaml"],
     ["-c", "preset:default", "-c", "experiments/surrogate/train.yaml"],
     *(
@@ -72,7 +71,10 @@ TRAININGS = [
         ]
         for task in ("qm7x", "acac", "methanol")
     ),
-    *(["-c", "preset:default", "-c", "experiments/md17/default.yaml", *flags] for _, _, _, flags in trials()),
+    *(
+        ["-c", "preset:default", "-c", "experiments/md17/default.yaml", *flags]
+        for flags in dict.fromkeys(tuple(flags) for *_, flags in trials())
+    ),
 ]
 
 
