@@ -66,7 +66,7 @@ def time(axes: list[Axes]) -> None:
         for axis, kind in zip(axes, UNITS, strict=True):
             axis.plot(minutes(curve), curve[kind], label=name)
     for axis, kind in zip(axes, UNITS, strict=True):
-        axis.axhline(GOAL[kind], color="gray", linewidth=0.8, label="the paper")
+        axis.axhline(GOAL[kind], color="black", linestyle=":", label="the paper")
         axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE,\n{UNITS[kind]}")
         plain(axis.xaxis)
         plain(axis.yaxis)
