@@ -141,6 +141,8 @@ def test_weights_without_gradients():
     alone, some, others = parameters((4, 4), (3, 2), (3, 2))
     before = alone.detach().clone(), others.detach().clone()
     optimizer = SOAP([alone, some, others], 0.1, every=1)
+    optimizer.step()
+    assert not optimizer.state
     for _ in range(5):
         some.grad = torch.ones_like(some)
         optimizer.step()

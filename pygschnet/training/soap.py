@@ -1,6 +1,6 @@
 """Adam along the principal axes of the gradients."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            self._descend(list(_by_shape(group["params"])), **group)
+            self._descend(_by_shape(group["params"]), **group)
         return loss
 
     def _descend(
@@ -121,12 +121,12 @@ def _stacked_gradients(weights: list[Tensor]) -> Tensor:
     return torch.stack([torch.zeros_like(each) if each.grad is None else each.grad for each in weights])
 
 
-def _by_shape(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+def _by_shape(params: Iterable[Tensor]) -> list[list[Tensor]]:
     """Those of a shape that has gradients at all."""
     shapes: dict[torch.Size, list[Tensor]] = {}
     for each in params:
         shapes.setdefault(each.shape, []).append(each)
-    return (weights for weights in shapes.values() if any(each.grad is not None for each in weights))
+    return [weights for weights in shapes.values() if any(each.grad is not None for each in weights)]
 
 
 def _onto_axes(state: dict[str, Tensor], gradients: Tensor) -> Tensor:
