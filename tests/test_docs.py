@@ -52,17 +52,23 @@ def test_the_table_of_md17(tmp_path, monkeypatch):
         and len(none.splitlines()) == 12
     )
     energies = RUN | {"recipe": "paper, energies only", "forces_mae": None, "molecule": "aspirin"}
-    rows = [RUN, RUN | {"seed": 2, "energy_mae": 0.1, "train_seconds": 2400.0}, energies, RUN | {"labels": "rmd17"}]
+    rows = [RUN, RUN | {"seed": 2, "energy_mae": 0.1, "train_seconds": 2400.0}, energies]
+    rows += [RUN | {"labels": "rmd17"}, RUN | {"labels": "rmd17", "recipe": "default", "energy_mae": 0.02}]
     check_schema(rows)
     (tmp_path / "md17.json").write_text(json.dumps({"rows": rows}))
     text = tables.md17()
     assert "| ethanol | md17 | 0.08 / 0.39 | 0.93 / 6.56 | – | 0.094 / 0.400 (2 runs) | – | – / 30 / – |" in text
     assert "| aspirin | md17 | 0.37 / 1.35 | 4.20 / 23.54 | 0.088 / – | – | – | 20 / – / – |" in text
-    assert "| ethanol | rmd17 | – | – | – | 0.088 / 0.400 | – | – / 20 / – |" in text
+    assert "| ethanol | rmd17 | – | – | – | 0.088 / 0.400 | 0.020 / 0.400 | – / 20 / 20 |" in text
     assert "| ethanol, md17, paper | 01 | 2 | 0.100 | 0.400 | 40,000 | 40 | 1234567 |" in text
     assert text.endswith("```text\npygschnet fit\n```\n")
-    assert "| ethanol | 0.08 / 0.39 | 0.094 / 0.400 (2 runs) | – | – | 30 / – / – |" in tables.accuracy()
-    assert "| aspirin | 0.37 / 1.35 | – | – | – | – / – / – |" in tables.accuracy()  # energies alone do not count
+    assert (
+        "| ethanol | 0.08 / 0.39 | 0.094 / 0.400 (2 runs) | – | – | 0.020 / 0.400 | 30 / – / – / 20 |"
+        in tables.accuracy()
+    )
+    assert (
+        "| aspirin | 0.37 / 1.35 | – | – | – | – | – / – / – / – |" in tables.accuracy()
+    )  # energies alone do not count
 
 
 def test_the_tables_of_qm9_and_of_conformations(tmp_path, monkeypatch):

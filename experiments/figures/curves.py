@@ -62,9 +62,12 @@ def plain(axis: Axis) -> None:
 
 
 def time(axes: list[Axes]) -> None:
+    colours: dict[str, str] = {}
     for name, curve in of_ethanol().items():
+        ours = name.removesuffix(", SchNetPack")
+        colour, style = colours.setdefault(ours, f"C{len(colours)}"), "-" if name == ours else "--"
         for axis, kind in zip(axes, UNITS, strict=True):
-            axis.plot(minutes(curve), curve[kind], label=name)
+            axis.plot(minutes(curve), curve[kind], color=colour, linestyle=style, label=name)
     for axis, kind in zip(axes, UNITS, strict=True):
         axis.axhline(GOAL[kind], color="black", linestyle=":", label="the paper")
         axis.set(xscale="log", yscale="log", xlabel="minutes of one core", ylabel=f"validation MAE,\n{UNITS[kind]}")
