@@ -148,9 +148,9 @@ def md17() -> str:
 def accuracy() -> str:
     """The table of MD17 in short: energies and forces."""
     columns = [("md17", recipe) for recipe in ("paper", "paper, 80,000 steps", "default")] + [("rmd17", "default")]
-    rows = []
+    runs, rows = read("md17")["rows"], []
     for molecule, (published, _) in PUBLISHED.items():
-        here = [run for run in read("md17")["rows"] if run["molecule"] == molecule]
+        here = [run for run in runs if run["molecule"] == molecule]
         groups = [[run for run in here if (run["labels"], run["recipe"]) == column] for column in columns]
         rows.append([molecule, published, *map(errors, groups), " / ".join(map(minutes, groups))])
     head = ("molecule", "the paper", "`paper` here", "80,000 steps", "`default`", "`default`, rMD17's labels")
